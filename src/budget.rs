@@ -1,0 +1,193 @@
+//! Time: how long an invocation may take, an attempt may wait, and a retry backs off. Every time-out of the function is
+//! here, with the arithmetic that makes them fit.
+//!
+//! An invocation of `T` (29 s as deployed) is divided from its end, so that what was begun can be finished and counted:
+//!
+//! ```text
+//! |------------- writes may start ------------|-- they end --|-- lost answers --|-- answer --|
+//! 0                                     stop_writing     writes_end         answer_by        T
+//!                                            min(1 s, T/5)   min(1.5 s, T/5)  min(0.5 s, T/10)
+//! ```
+//!
+//! DynamoDB takes some 10 ms for any of the calls made here, and 30 ms at its 99th percentile. An attempt at a read waits
+//! 0.5 s the first time, so that a connection that died while the sandbox was frozen costs little, and then 1 s, 2 s,
+//! 3 s, 3 s, so that a slow table is still answered. A write is worth more patience, because one that is given up may
+//! still be carried out: 1 s, 2 s, 3 s, 3 s …
+//!
+//! Reads are tried 5 times: at worst 9.5 s of waiting and 0.75 s of back-off. A batch is tried until it got nowhere 10
+//! times in a row, which takes 3 s on average when all is throttled. Whatever comes first, these or `answer_by`, ends the
+//! request.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep};
+
+/// Left at the end to send the answer: no more than this, and no more than this part of the invocation.
+const ANSWERING: (Duration, u32) = (Duration::from_millis(500), 10);
+/// Left before that to find out what became of writes whose answer was lost.
+const SETTLING: (Duration, u32) = (Duration::from_millis(1500), 5);
+/// Left before that to wait for the writes under way.
+const ENDING: (Duration, u32) = (Duration::from_secs(1), 5);
+/// For an invocation whose deadline has passed before it began, as under `cargo lambda watch`.
+const WITHOUT_DEADLINE: Duration = Duration::from_secs(25);
+
+const FIRST_READ_TIMEOUT: Duration = Duration::from_millis(500);
+const FIRST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_TIMEOUT: Duration = Duration::from_secs(3);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Tries of a read.
+const READ_ATTEMPTS: u32 = 5;
+/// Tries of a batch of writes in which none of them succeeds.
+const WRITE_ATTEMPTS: u32 = 10;
+
+/// When an invocation must stop doing what.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// From here on no write is begun.
+    pub stop_writing: Instant,
+    /// From here on no write is waited for.
+    pub writes_end: Instant,
+    /// From here on there is only the answer.
+    pub answer_by: Instant,
+}
+
+impl Budget {
+    /// The budget of an invocation that begins now and must have answered by `deadline`.
+    #[must_use]
+    pub fn until(deadline: SystemTime) -> Self {
+        match deadline.duration_since(SystemTime::now()) {
+            Ok(left) if !left.is_zero() => Self::lasting(left),
+            Ok(_) | Err(_) => Self::lasting(WITHOUT_DEADLINE),
+        }
+    }
+
+    fn lasting(time: Duration) -> Self {
+        let left_for = |(most, part): (Duration, u32)| most.min(time / part);
+        // A deadline beyond the clock's range is as good as a day.
+        let answer_by = Instant::now() + time.min(Duration::from_hours(24)) - left_for(ANSWERING);
+        let writes_end = answer_by - left_for(SETTLING);
+        let stop_writing = writes_end - left_for(ENDING);
+        Self { stop_writing, writes_end, answer_by }
+    }
+}
+
+/// The attempts at one thing: each a time-out, with a back-off before all but the first.
+#[derive(Debug)]
+pub struct Attempts {
+    made: u32,
+    most: u32,
+    first_timeout: Duration,
+    start_by: Instant,
+    end_by: Instant,
+}
+
+impl Attempts {
+    /// Attempts at a read.
+    #[must_use]
+    pub fn read(budget: &Budget) -> Self {
+        Self {
+            made: 0,
+            most: READ_ATTEMPTS,
+            first_timeout: FIRST_READ_TIMEOUT,
+            start_by: budget.answer_by,
+            end_by: budget.answer_by,
+        }
+    }
+
+    /// Attempts at a write.
+    #[must_use]
+    pub fn write(budget: &Budget) -> Self {
+        Self {
+            made: 0,
+            most: WRITE_ATTEMPTS,
+            first_timeout: FIRST_WRITE_TIMEOUT,
+            start_by: budget.stop_writing,
+            end_by: budget.writes_end,
+        }
+    }
+
+    /// Backs off if this is not the first attempt, then gives how long the next one may wait; `None` if there is none.
+    ///
+    /// The back-off is drawn evenly between nothing and its ceiling, since equal ones would bring throttled callers back
+    /// together. Source: "Exponential Backoff And Jitter" in the AWS Architecture Blog.
+    pub async fn next(&mut self) -> Option<Duration> {
+        if self.made == self.most {
+            return None;
+        }
+        if let Some(retries) = self.made.checked_sub(1) {
+            let ceiling = doubled(FIRST_BACKOFF, retries).min(MAX_BACKOFF);
+            let pause = ceiling.mul_f64(fastrand::f64());
+            if Instant::now() + pause >= self.start_by {
+                return None;
+            }
+            sleep(pause).await;
+        }
+        let now = Instant::now();
+        let timeout = doubled(self.first_timeout, self.made).min(MAX_TIMEOUT);
+        self.made += 1;
+        (now < self.start_by).then(|| timeout.min(self.end_by - now))
+    }
+
+    /// The last attempt got further: count anew.
+    pub fn reset(&mut self) {
+        self.made = 1;
+    }
+}
+
+fn doubled(duration: Duration, times: u32) -> Duration {
+    duration.saturating_mul(2_u32.saturating_pow(times))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis_from_now(instant: Instant) -> u128 {
+        (instant - Instant::now()).as_millis()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_after_the_last_write_fits_before_the_deadline() {
+        let budget = Budget::lasting(Duration::from_secs(29));
+        assert_eq!(millis_from_now(budget.stop_writing), 26_000);
+        assert_eq!(millis_from_now(budget.writes_end), 27_000);
+        assert_eq!(millis_from_now(budget.answer_by), 28_500);
+        let budget = Budget::lasting(Duration::from_secs(1));
+        assert_eq!(millis_from_now(budget.stop_writing), 500);
+        assert_eq!(millis_from_now(budget.writes_end), 700);
+        assert_eq!(millis_from_now(budget.answer_by), 900);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_in_the_past_counts_as_none() {
+        let budget = Budget::until(SystemTime::UNIX_EPOCH);
+        assert_eq!(millis_from_now(budget.answer_by), 24_500);
+        let far = SystemTime::now() + Duration::from_secs(u64::from(u32::MAX));
+        assert!(millis_from_now(Budget::until(far).answer_by) > 3_600_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_end_after_their_number() {
+        let mut attempts = Attempts::read(&Budget::lasting(Duration::from_secs(29)));
+        let mut timeouts = Vec::new();
+        while let Some(timeout) = attempts.next().await {
+            timeouts.push(timeout.as_millis());
+        }
+        assert_eq!(timeouts, [500, 1000, 2000, 3000, 3000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_attempt_outlasts_the_budget() {
+        let budget = Budget::lasting(Duration::from_secs(4));
+        let mut attempts = Attempts::write(&budget);
+        while let Some(timeout) = attempts.next().await {
+            assert!(Instant::now() < budget.stop_writing);
+            assert!(Instant::now() + timeout <= budget.writes_end);
+            sleep(timeout).await;
+            attempts.reset();
+        }
+        assert!(Instant::now() <= budget.writes_end);
+    }
+}

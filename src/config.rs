@@ -1,0 +1,190 @@
+//! Environment -> [`Config`]. The only reader of the environment, but for what the SDK reads by itself (`AWS_*`). What is
+//! wrong here stops the start: a function that starts with half a configuration fails later, in front of a user.
+
+use std::env;
+
+use crate::origin::{AllowedOrigins, NotAnOrigin};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where sessions are kept.
+    pub table: Table,
+    /// Name of the session cookie (`SESSION_COOKIE_NAME`).
+    pub cookie_name: String,
+    /// Web origins that may call (`ALLOWED_ORIGINS`).
+    pub allowed_origins: AllowedOrigins,
+    /// Whether errors carry `debug`, which tells callers more than they should know (`ERROR_DEBUG`).
+    pub error_debug: bool,
+}
+
+/// Where sessions are kept. Both names are safe to quote in a statement.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Table name (`SESSIONS_TABLE`).
+    pub name: String,
+    /// Name of the index on `user_id` (`USER_ID_INDEX`).
+    pub index: String,
+}
+
+/// How to log, read before everything else so that a bad [`Config`] can be logged.
+#[derive(Clone, Debug)]
+pub struct Logging {
+    /// One JSON object a line (`AWS_LAMBDA_LOG_FORMAT=JSON`) instead of text.
+    pub json: bool,
+    /// Level of what `directives` does not name (`AWS_LAMBDA_LOG_LEVEL`, else `RUST_LOG`, else `INFO`).
+    pub level: String,
+    /// Filter directives (`RUST_LOG`).
+    pub directives: String,
+}
+
+/// The environment does not make a [`Config`]. The text names the variable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable that has no default.
+    #[error("{0} is not set: it must name the DynamoDB table of the sessions")]
+    Missing(&'static str),
+    /// A variable that holds something else than it should.
+    #[error("{variable} is {value:?}, which is not {expected}")]
+    Invalid {
+        /// The variable.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// `ALLOWED_ORIGINS` holds something else than origins.
+    #[error("ALLOWED_ORIGINS: {0}")]
+    AllowedOrigins(#[from] NotAnOrigin),
+}
+
+impl Config {
+    /// Reads the process's environment. An empty variable counts as absent.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a missing table name and for any value that could not work.
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        Self::read(environment)
+    }
+
+    fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let table = variable("SESSIONS_TABLE").ok_or(ConfigError::Missing("SESSIONS_TABLE"))?;
+        let index = variable("USER_ID_INDEX").unwrap_or_else(|| "user_id-index".to_owned());
+        let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| "ory_kratos_session".to_owned());
+        let error_debug = variable("ERROR_DEBUG").unwrap_or_else(|| "false".to_owned());
+        Ok(Self {
+            table: Table {
+                name: valid("SESSIONS_TABLE", table, is_dynamodb_name, "a DynamoDB table name")?,
+                index: valid("USER_ID_INDEX", index, is_dynamodb_name, "a DynamoDB index name")?,
+            },
+            cookie_name: valid("SESSION_COOKIE_NAME", cookie_name, is_cookie_name, "a cookie name")?,
+            allowed_origins: AllowedOrigins::parse(&variable("ALLOWED_ORIGINS").unwrap_or_default())?,
+            error_debug: valid("ERROR_DEBUG", error_debug, is_bool, "true or false")? == "true",
+        })
+    }
+}
+
+impl Logging {
+    /// Reads the process's environment, by the names and rules of the Lambda runtime's own subscriber.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let directives = environment("RUST_LOG");
+        let level = environment("AWS_LAMBDA_LOG_LEVEL").or_else(|| directives.clone());
+        Self {
+            json: environment("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json")),
+            level: level.unwrap_or_else(|| "INFO".to_owned()),
+            directives: directives.unwrap_or_default(),
+        }
+    }
+}
+
+/// A value that is not Unicode comes out with replacement characters, for the rule of its variable to refuse.
+fn environment(variable: &str) -> Option<String> {
+    env::var_os(variable).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+}
+
+fn valid(
+    variable: &'static str,
+    value: String,
+    is_valid: fn(&str) -> bool,
+    expected: &'static str,
+) -> Result<String, ConfigError> {
+    if is_valid(&value) { Ok(value) } else { Err(ConfigError::Invalid { variable, value, expected }) }
+}
+
+/// Source: "Naming rules" in the Amazon DynamoDB Developer Guide. They leave out the quote, so a name cannot end the
+/// quoted identifier it stands in.
+fn is_dynamodb_name(name: &str) -> bool {
+    (3..=255).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+/// Source: `cookie-name` in RFC 6265, section 4.1.1.
+fn is_cookie_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte))
+}
+
+fn is_bool(value: &str) -> bool {
+    matches!(value, "true" | "false")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, String> {
+        Config::read(|name| {
+            variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_the_table_has_no_default() {
+        let config = read(&[("SESSIONS_TABLE", "sessions")]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.table.name, "sessions");
+        assert_eq!(config.table.index, "user_id-index");
+        assert_eq!(config.cookie_name, "ory_kratos_session");
+        assert_eq!(config.allowed_origins, AllowedOrigins::default());
+        assert!(!config.error_debug);
+        assert_eq!(
+            read(&[]).err().as_deref(),
+            Some("SESSIONS_TABLE is not set: it must name the DynamoDB table of the sessions")
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_variable() {
+        for (variable, value) in [
+            ("SESSIONS_TABLE", "a\"; DROP"),
+            ("SESSIONS_TABLE", "ab"),
+            ("USER_ID_INDEX", "user id"),
+            ("SESSION_COOKIE_NAME", "a=b"),
+            ("SESSION_COOKIE_NAME", "a b"),
+            ("ALLOWED_ORIGINS", "*"),
+            ("ALLOWED_ORIGINS", "https://a.example,app.example.com"),
+            ("ERROR_DEBUG", "yes"),
+        ] {
+            let error = read(&[(variable, value), ("SESSIONS_TABLE", "sessions")]).err().unwrap_or_default();
+            assert!(error.starts_with(variable), "{variable}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_variable_is_read() {
+        let config = read(&[
+            ("SESSIONS_TABLE", "prod.Sessions_1-eu"),
+            ("USER_ID_INDEX", "by-user"),
+            ("SESSION_COOKIE_NAME", "__Host-session"),
+            ("ALLOWED_ORIGINS", "https://app.example.com"),
+            ("ERROR_DEBUG", "true"),
+        ])
+        .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.table.name, "prod.Sessions_1-eu");
+        assert_eq!(config.table.index, "by-user");
+        assert_eq!(config.cookie_name, "__Host-session");
+        assert_ne!(config.allowed_origins, AllowedOrigins::default());
+        assert!(config.error_debug);
+    }
+}

@@ -1,0 +1,201 @@
+//! Headers -> the caller's token. Every rule about credential headers is here; whether a token is worth anything is not.
+
+use std::fmt;
+
+use lambda_http::http::{HeaderMap, HeaderName, header};
+
+use crate::event::X_SESSION_TOKEN;
+use crate::session::Token;
+
+/// Where a credential was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `X-Session-Token: <token>`.
+    SessionTokenHeader,
+    /// The session cookie. The only credential a browser adds by itself, hence the only one open to CSRF.
+    Cookie,
+    /// `Authorization: Bearer <token>`.
+    Bearer,
+}
+
+/// The credential that decides the request.
+#[derive(Debug)]
+pub struct Credential {
+    /// The token to authenticate with.
+    pub token: Token,
+    /// Where it was found.
+    pub source: Source,
+}
+
+/// The deciding credential is unusable. Its value is not repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Two different values of one kind. Taking either could keep an intruder's session and revoke the owner's.
+    #[error("{0} carries two different values")]
+    Ambiguous(Source),
+    /// Not a token, see [`Token::parse`].
+    #[error("{0} does not carry a token")]
+    NotAToken(Source),
+}
+
+/// The first credential that is present and not empty, in the order of [`Source`]; `None` if there is none.
+///
+/// # Errors
+/// [`Malformed`] if that credential is no good. The next one is then not looked at: a request that carries a broken
+/// credential must not be answered as someone else.
+pub fn from_headers(headers: &HeaderMap, cookie_name: &str) -> Result<Option<Credential>, Malformed> {
+    for source in [Source::SessionTokenHeader, Source::Cookie, Source::Bearer] {
+        let values = match source {
+            Source::SessionTokenHeader => list(value(headers, &X_SESSION_TOKEN)),
+            Source::Cookie => cookies(value(headers, &header::COOKIE), cookie_name),
+            Source::Bearer => bearer(value(headers, &header::AUTHORIZATION)),
+        };
+        let Some((first, rest)) = values.split_first() else { continue };
+        if rest.iter().any(|value| value != first) {
+            return Err(Malformed::Ambiguous(source));
+        }
+        if first.is_empty() {
+            continue;
+        }
+        let token = Token::parse(first).map_err(|_| Malformed::NotAToken(source))?;
+        return Ok(Some(Credential { token, source }));
+    }
+    Ok(None)
+}
+
+/// `event` joins the values of a header, so there is one at most.
+fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
+    headers.get(name).map_or(b"", |value| value.as_bytes())
+}
+
+/// A repeated header arrives joined by commas, and no token holds one.
+fn list(value: &[u8]) -> Vec<&[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).collect()
+}
+
+/// The values of all cookies of the name. Names are case-sensitive and values taken as they are (RFC 6265, section 5.4).
+fn cookies<'a>(value: &'a [u8], name: &str) -> Vec<&'a [u8]> {
+    value
+        .split(|byte| *byte == b';')
+        .filter_map(|pair| {
+            let (key, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+            (key.trim_ascii() == name.as_bytes()).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+        })
+        .collect()
+}
+
+/// The tokens of a header that begins with the scheme, each with or without the scheme repeated. Other schemes are not
+/// for this function.
+fn bearer(value: &[u8]) -> Vec<&[u8]> {
+    let mut values = list(value).into_iter();
+    match values.next().and_then(after_scheme) {
+        Some(first) => std::iter::once(first).chain(values.map(|value| after_scheme(value).unwrap_or(value))).collect(),
+        None => Vec::new(),
+    }
+}
+
+/// What follows `Bearer`, in any case (RFC 7235, section 2.1).
+fn after_scheme(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at(value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len()));
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SessionTokenHeader => "X-Session-Token",
+            Self::Cookie => "the session cookie",
+            Self::Bearer => "Authorization: Bearer",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_http::http::HeaderValue;
+
+    use super::*;
+
+    /// The source and hash of the credential found, the hash standing for the token, which cannot be read.
+    fn found(headers: &[(&'static str, &str)]) -> Result<Option<(Source, String)>, Malformed> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| {
+                let value = HeaderValue::from_str(value).unwrap_or_else(|_| unreachable!());
+                (HeaderName::from_static(name), value)
+            })
+            .collect();
+        let credential = from_headers(&headers, "ory_kratos_session")?;
+        Ok(credential.map(|credential| (credential.source, credential.token.hash().as_str().to_owned())))
+    }
+
+    fn hash(token: &str) -> String {
+        Token::parse(token.as_bytes()).map(|token| token.hash().as_str().to_owned()).unwrap_or_default()
+    }
+
+    const TOKEN: &str = "x-session-token";
+
+    #[test]
+    fn the_first_credential_present_decides() {
+        let all = [(TOKEN, "a"), ("cookie", "ory_kratos_session=b"), ("authorization", "Bearer c")];
+        assert_eq!(found(&all), Ok(Some((Source::SessionTokenHeader, hash("a")))));
+        assert_eq!(found(&all[1..]), Ok(Some((Source::Cookie, hash("b")))));
+        assert_eq!(found(&all[2..]), Ok(Some((Source::Bearer, hash("c")))));
+        assert_eq!(found(&[]), Ok(None));
+    }
+
+    #[test]
+    fn an_empty_credential_is_no_credential() {
+        let empty = [(TOKEN, " "), ("cookie", "ory_kratos_session="), ("authorization", "Bearer c")];
+        assert_eq!(found(&empty), Ok(Some((Source::Bearer, hash("c")))));
+        for nothing in ["Bearer", "bearer ", "", "Basic YTpi", "Bearerc", "Basic a, Bearer c"] {
+            assert_eq!(found(&[("authorization", nothing)]), Ok(None), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_credential_does_not_fall_back_to_the_next() {
+        let headers = [(TOKEN, "not a token"), ("authorization", "Bearer c")];
+        assert_eq!(found(&headers), Err(Malformed::NotAToken(Source::SessionTokenHeader)));
+        let headers = [("cookie", "ory_kratos_session=\"q\""), ("authorization", "Bearer c")];
+        assert_eq!(found(&headers), Err(Malformed::NotAToken(Source::Cookie)));
+        assert_eq!(found(&[("authorization", "Bearer a b")]), Err(Malformed::NotAToken(Source::Bearer)));
+    }
+
+    #[test]
+    fn two_different_values_are_malformed() {
+        for value in ["a,b", "a, b", "a,", ",a"] {
+            assert_eq!(found(&[(TOKEN, value)]), Err(Malformed::Ambiguous(Source::SessionTokenHeader)), "{value}");
+        }
+        let cookies = "ory_kratos_session=a; ory_kratos_session=b";
+        assert_eq!(found(&[("cookie", cookies)]), Err(Malformed::Ambiguous(Source::Cookie)));
+        for value in ["Bearer a,Bearer b", "Bearer a,b", "Bearer a, Basic b"] {
+            assert_eq!(found(&[("authorization", value)]), Err(Malformed::Ambiguous(Source::Bearer)), "{value}");
+        }
+    }
+
+    #[test]
+    fn one_value_given_twice_is_one_value() {
+        assert_eq!(found(&[(TOKEN, "a,a")]), Ok(Some((Source::SessionTokenHeader, hash("a")))));
+        assert_eq!(
+            found(&[("cookie", "ory_kratos_session=a;ory_kratos_session=a")]),
+            Ok(Some((Source::Cookie, hash("a"))))
+        );
+        assert_eq!(found(&[("authorization", "Bearer a,bearer a")]), Ok(Some((Source::Bearer, hash("a")))));
+    }
+
+    #[test]
+    fn other_cookies_are_ignored() {
+        let cookies =
+            "theme=dark;ory_kratos_session=a==; =x; broken; ORY_KRATOS_SESSION=b; ory_kratos_session_old=c; k=é";
+        assert_eq!(found(&[("cookie", cookies)]), Ok(Some((Source::Cookie, hash("a==")))));
+        assert_eq!(found(&[("cookie", "theme=1,ory_kratos_session=a")]), Ok(None));
+    }
+
+    #[test]
+    fn the_scheme_is_read_in_any_case() {
+        for value in ["Bearer c", "bearer c", "BEARER  c "] {
+            assert_eq!(found(&[("authorization", value)]), Ok(Some((Source::Bearer, hash("c")))), "{value}");
+        }
+    }
+}

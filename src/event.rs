@@ -1,0 +1,246 @@
+//! Gateway event -> what this function reads of it. Knows the four gateways' JSON and nothing of its meaning.
+//!
+//! `lambda_http` turns events into requests and answers back into each gateway's format, but it trusts its input: of
+//! repeated headers in a REST event it keeps the last, a control character in one header fails the whole event, and a
+//! strange host, path, body or scheme makes it panic (1.3.2). So an event is cut down here to the few values the
+//! function reads, made harmless, before `lambda_http` sees it. Nothing of a credential is ever dropped on the way:
+//! a second value or a forbidden character must still be there when `credentials` looks for it.
+
+use lambda_http::aws_lambda_events::{
+    alb::AlbTargetGroupRequest,
+    apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest},
+};
+use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use lambda_http::request::LambdaRequest;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
+use url::Url;
+
+/// `X-Session-Token`.
+pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
+/// `Sec-Fetch-Site`.
+pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The headers this function reads; no other leaves this module.
+const HEADERS: [HeaderName; 6] =
+    [X_SESSION_TOKEN, header::COOKIE, header::AUTHORIZATION, header::ORIGIN, SEC_FETCH_SITE, header::HOST];
+
+/// Longer than any gateway lets a request line be; a path above it is no route.
+const MAX_PATH_LENGTH: usize = 16 * 1024;
+
+/// An event of an API Gateway REST API (format 1.0), an HTTP API (1.0 or 2.0), a Lambda function URL (2.0) or an
+/// Application Load Balancer, safe to hand to `lambda_http`.
+pub struct Event(LambdaRequest);
+
+impl Event {
+    /// The request for `lambda_http` to convert.
+    #[must_use]
+    pub fn into_inner(self) -> LambdaRequest {
+        self.0
+    }
+
+    fn from_payload(payload: &Value) -> Option<Self> {
+        let headers = headers(payload)?;
+        let request_id = text(payload, "/requestContext/requestId").filter(|id| !id.is_empty()).map(str::to_owned);
+        if let Some(method) = text(payload, "/requestContext/http/method") {
+            let mut event = ApiGatewayV2httpRequest::default();
+            event.request_context.http.method = parse_method(method);
+            event.request_context.request_id = request_id;
+            event.raw_path = Some(path(text(payload, "/rawPath")));
+            event.headers = headers;
+            return Some(Self(LambdaRequest::ApiGatewayV2(event)));
+        }
+        let method = parse_method(text(payload, "/httpMethod")?);
+        let path = path(text(payload, "/path"));
+        if payload.pointer("/requestContext/elb").is_some() {
+            let mut event = AlbTargetGroupRequest::default();
+            event.http_method = method;
+            event.path = Some(path);
+            event.multi_value_headers = headers;
+            return Some(Self(LambdaRequest::Alb(event)));
+        }
+        let mut event = ApiGatewayProxyRequest::default();
+        event.http_method = method;
+        event.request_context.request_id = request_id;
+        event.path = Some(path);
+        event.multi_value_headers = headers;
+        Some(Self(LambdaRequest::ApiGatewayV1(event)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Event {
+    /// # Errors
+    /// When the payload is not JSON or not of one of the four gateways. The text repeats nothing of the payload, since
+    /// the runtime logs it.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let payload = Value::deserialize(deserializer)?;
+        Self::from_payload(&payload).ok_or_else(|| {
+            D::Error::custom(
+                "not an event of an API Gateway REST or HTTP API, a Lambda function URL or an Application Load Balancer",
+            )
+        })
+    }
+}
+
+/// What is no method at all is some method that the function does not serve.
+fn parse_method(method: &str) -> Method {
+    Method::from_bytes(method.as_bytes()).unwrap_or(Method::TRACE)
+}
+
+fn text<'a>(payload: &'a Value, pointer: &str) -> Option<&'a str> {
+    payload.pointer(pointer)?.as_str()
+}
+
+/// `lambda_http` builds a URL of the path and unwraps the result, which cannot fail for a path that begins with `/`.
+fn path(path: Option<&str>) -> String {
+    match path {
+        Some(path) if path.starts_with('/') && path.len() <= MAX_PATH_LENGTH => path.to_owned(),
+        _ => "/".to_owned(),
+    }
+}
+
+/// The headers of [`HEADERS`], each with all its values joined as an HTTP API joins them, so that one request looks the
+/// same behind every gateway. `None` only if a value cannot be a header value, which [`harmless`] excludes.
+fn headers(payload: &Value) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(HEADERS.len());
+    for name in HEADERS {
+        let mut values = header_values(payload, &name);
+        let mut separator = ",";
+        if name == header::COOKIE {
+            values.extend(payload.get("cookies").into_iter().flat_map(strings));
+            separator = "; ";
+        }
+        if name == header::HOST {
+            if values.is_empty() {
+                values.extend(text(payload, "/requestContext/domainName"));
+            }
+            values.retain(|host| is_host(host));
+        }
+        if !values.is_empty() {
+            headers.insert(name, HeaderValue::from_str(&harmless(&values.join(separator))).ok()?);
+        }
+    }
+    Some(headers)
+}
+
+/// All different values of a header. REST APIs and load balancers give headers once in `headers`, once in
+/// `multiValueHeaders`, or both.
+fn header_values<'a>(payload: &'a Value, name: &HeaderName) -> Vec<&'a str> {
+    let mut values = Vec::new();
+    for field in ["headers", "multiValueHeaders"] {
+        for (key, value) in payload.get(field).and_then(Value::as_object).into_iter().flatten() {
+            if key.eq_ignore_ascii_case(name.as_str()) {
+                for value in strings(value) {
+                    if !values.contains(&value) {
+                        values.push(value);
+                    }
+                }
+            }
+        }
+    }
+    values
+}
+
+/// The string, or the strings of the array, that a value is.
+fn strings(value: &Value) -> impl Iterator<Item = &str> {
+    value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter().filter_map(Value::as_str)
+}
+
+/// No header can hold a control character. Dropping one could turn what is not a token into one, so each becomes a
+/// character that no token holds either.
+fn harmless(value: &str) -> String {
+    value.chars().map(|char| if char.is_ascii_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
+}
+
+/// `lambda_http` builds a URL of the host too. One that cannot be a host is no one's own host, so it is left out.
+fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
+        && Url::parse(&format!("https://{host}/")).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_http::{Request, RequestExt};
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(payload: &Value) -> Option<Request> {
+        Some(Event::from_payload(payload)?.into_inner().into())
+    }
+
+    fn header(payload: &Value, name: &str) -> Option<String> {
+        let request = request(payload)?;
+        let value = request.headers().get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    }
+
+    #[test]
+    fn both_values_of_a_repeated_header_survive_in_a_rest_event() {
+        let payload = json!({
+            "httpMethod": "DELETE", "path": "/auth/sessions", "requestContext": {},
+            "headers": {"X-Session-Token": "b"}, "multiValueHeaders": {"X-Session-Token": ["a", "b"]},
+        });
+        assert_eq!(header(&payload, "x-session-token").as_deref(), Some("b,a"));
+    }
+
+    #[test]
+    fn a_header_given_in_two_spellings_keeps_both_values() {
+        let payload = json!({
+            "httpMethod": "DELETE", "path": "/auth/sessions", "requestContext": {"elb": {}},
+            "headers": {"X-Session-Token": "a", "x-session-token": "b"},
+        });
+        assert_eq!(header(&payload, "x-session-token").as_deref(), Some("a,b"));
+    }
+
+    #[test]
+    fn a_control_character_spoils_its_header_only() {
+        let payload = json!({
+            "rawPath": "/auth/sessions", "requestContext": {"http": {"method": "DELETE"}},
+            "headers": {"x-session-token": "a\u{0}b", "authorization": "Bearer x"}, "cookies": ["a=1", "b=\n", "c=3"],
+        });
+        assert_eq!(header(&payload, "x-session-token").as_deref(), Some("a\u{fffd}b"));
+        assert_eq!(header(&payload, "authorization").as_deref(), Some("Bearer x"));
+        assert_eq!(header(&payload, "cookie").as_deref(), Some("a=1; b=\u{fffd}; c=3"));
+    }
+
+    #[test]
+    fn no_host_path_scheme_or_body_makes_the_conversion_panic() {
+        for host in
+            ["", "a b", "a:99999", "1.2.3.4.5", "[::1", "a@b", "%", "xn--", "a/b", "\u{0}", "é", "[v1.a]", ":80"]
+        {
+            for path in ["", "*", ":1", "//", "/%", "/a b", "/\u{0}é", "/?#", "\\", &"/é".repeat(30_000)] {
+                for method in ["DELETE", "", "DE LETE", "é"] {
+                    for event in [
+                        json!({"httpMethod": method, "path": path, "requestContext": {"domainName": host}}),
+                        json!({"httpMethod": method, "path": path, "requestContext": {"elb": {}}}),
+                        json!({"rawPath": path, "requestContext": {"http": {"method": method}, "stage": path}}),
+                    ] {
+                        let mut event = event;
+                        event["headers"] = json!({"host": host, "x-forwarded-proto": "1 "});
+                        event["body"] = json!("not base64!");
+                        event["isBase64Encoded"] = json!(true);
+                        assert!(request(&event).is_some(), "{event}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_path_is_kept_as_sent() {
+        let payload = json!({
+            "rawPath": "/prod/auth/../sessions", "requestContext": {"http": {"method": "DELETE"}, "stage": "prod"},
+        });
+        assert_eq!(request(&payload).as_ref().map(RequestExt::raw_http_path), Some("/prod/auth/../sessions"));
+    }
+
+    #[test]
+    fn what_no_gateway_sent_is_refused_without_repeating_it() {
+        for payload in ["null", "[]", "\"canary\"", "{}", r#"{"source":"canary"}"#, r#"{"httpMethod":7}"#, "{\"canary"]
+        {
+            let Err(error) = serde_json::from_str::<Event>(payload) else { panic!("accepted {payload}") };
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
+}

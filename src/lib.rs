@@ -1,0 +1,42 @@
+//! `DELETE /auth/sessions` as an AWS Lambda function: signs a user out of all their other devices.
+//!
+//! The way of a request, which is also the order to read the modules in:
+//!
+//! ```text
+//! event -> credentials, origin -> caller -> index pages -> batches -> count or error -> response
+//! ```
+//!
+//! | module | |
+//! |---|---|
+//! | [`handler`] | the use case: route, authenticate, revoke the others, answer |
+//! | [`event`] | a gateway's event, cut down to what is read of it |
+//! | [`credentials`] | headers -> token |
+//! | [`origin`] | which web pages may call: CORS and CSRF |
+//! | [`session`] | the words of the domain |
+//! | [`revocation`] | every other session revoked, and counted exactly |
+//! | [`store`] | DynamoDB: each operation once, each error judged |
+//! | [`budget`] | deadlines, time-outs, back-off |
+//! | [`response`] | the count, the errors, the envelope |
+//! | [`client`] | how DynamoDB is reached |
+//! | [`config`], [`logging`] | the environment; the log |
+//!
+//! Invariants:
+//!
+//! - Only `store` knows DynamoDB's API, only `config` reads the environment, only `response` knows status codes.
+//! - No credential, token hash or item data reaches a log, an error, a `Debug` or a panic.
+//! - The caller's own session is in no write.
+//! - The operation is safe to repeat, and what it says was done was done.
+//! - The handler has no error: whatever happens is an answer.
+
+pub mod budget;
+pub mod client;
+pub mod config;
+pub mod credentials;
+pub mod event;
+pub mod handler;
+pub mod logging;
+pub mod origin;
+pub mod response;
+pub mod revocation;
+pub mod session;
+pub mod store;

@@ -1,0 +1,32 @@
+//! Cold start: logging, configuration, client, and the Lambda runtime's loop.
+
+use std::process::ExitCode;
+
+use aws_sdk_dynamodb::Client;
+use disable_my_other_sessions::config::{Config, Logging};
+use disable_my_other_sessions::handler::Handler;
+use disable_my_other_sessions::store::Store;
+use disable_my_other_sessions::{client, logging};
+use lambda_http::{Error, tracing};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    logging::init(&Logging::from_environment());
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("cannot run: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Error> {
+    let config = Config::from_environment()?;
+    let sdk_config = client::config().load().await;
+    if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
+        return Err("AWS_REGION is not set: it must name the region of the table".into());
+    }
+    let store = Store::new(Client::new(&sdk_config), config.table.clone());
+    lambda_runtime::run(Handler::new(config, store).into_service()).await
+}

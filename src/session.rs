@@ -1,0 +1,147 @@
+//! Tokens, sessions and their ids: the words of the domain. No I/O, and nothing here knows HTTP or DynamoDB.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// A session token as its holder sends it. It is a password in all but name: there is no way to print it, and
+/// [`Token::hash`] is the only way to use it.
+pub struct Token(String);
+
+/// The value is no RFC 7235 `token68` of 1 to [`Token::MAX_LENGTH`] characters.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a token68 of 1 to {} characters", Token::MAX_LENGTH)]
+pub struct NotAToken;
+
+impl Token {
+    /// Longest token accepted, in characters.
+    pub const MAX_LENGTH: usize = 4096;
+
+    /// Reads `[A-Za-z0-9._~+/-]+=*` of at most [`Token::MAX_LENGTH`] characters.
+    ///
+    /// # Errors
+    /// [`NotAToken`] for anything else; the error does not repeat the value.
+    ///
+    /// Source: `token68` in RFC 7235, section 2.1.
+    pub fn parse(value: &[u8]) -> Result<Self, NotAToken> {
+        let padding = value.iter().rev().take_while(|byte| **byte == b'=').count();
+        let (body, _) = value.split_at(value.len() - padding);
+        let is_token68 = !body.is_empty()
+            && body
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'+' | b'/' | b'-'));
+        if !is_token68 || value.len() > Self::MAX_LENGTH {
+            return Err(NotAToken);
+        }
+        String::from_utf8(value.to_vec()).map(Self).map_err(|_| NotAToken)
+    }
+
+    /// The key under which the table keeps the session of this token.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        TokenHash(hex::encode(Sha256::digest(&self.0)))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(redacted)")
+    }
+}
+
+/// Lower-case hexadecimal SHA-256 of a token, and the table's key. Kept out of logs like the token itself: whoever reads
+/// it there could look a session up.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenHash(String);
+
+impl TokenHash {
+    /// A hash as the table holds it.
+    #[must_use]
+    pub fn from_table(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The hash as the table holds it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(redacted)")
+    }
+}
+
+/// The caller: an active session that has been proven by its token.
+#[derive(Debug)]
+pub struct Session {
+    /// The session's key, which no write of this function may name.
+    pub token_hash: TokenHash,
+    /// Public id of the session; safe to log.
+    pub session_id: String,
+    /// Owner of the session.
+    pub user_id: UserId,
+}
+
+/// Owner of sessions. Item data, hence not printable.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserId(pub String);
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserId(redacted)")
+    }
+}
+
+/// What is written into each session that this call revokes, so that every change can be traced to its call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// When, in epoch seconds.
+    pub at: u64,
+    /// The caller's session id.
+    pub by: String,
+    /// The id of the request.
+    pub id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token68_is_a_token() {
+        for value in
+            ["MP2YWEMeM8MxjkGKpH4dqOQ4Q4DlSPaj", "ory_st_x", "a", "a._~+/-9Z", "abc=", "abc==", &"a".repeat(4096)]
+        {
+            assert!(Token::parse(value.as_bytes()).is_ok(), "{value}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_not() {
+        for value in ["", "=", "==", "a b", "a,b", "a=b", "=a", "\"a\"", "a\n", "a;b", "ü", "a%20", &"a".repeat(4097)]
+        {
+            assert_eq!(Token::parse(value.as_bytes()).err(), Some(NotAToken), "{value}");
+        }
+        assert_eq!(Token::parse(b"\xff").err(), Some(NotAToken));
+    }
+
+    #[test]
+    fn hash_is_lower_case_hex_sha256() {
+        // The test vector of FIPS 180-2, appendix B.1.
+        let hash = Token::parse(b"abc").map(|token| token.hash().as_str().to_owned());
+        assert_eq!(hash.as_deref(), Ok("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
+    }
+
+    #[test]
+    fn nothing_secret_can_be_printed() {
+        let token = Token::parse(b"canary").unwrap_or_else(|_| unreachable!());
+        let session =
+            Session { token_hash: token.hash(), session_id: "public".to_owned(), user_id: UserId("canary".to_owned()) };
+        let printed = format!("{token:?} {session:?}");
+        assert!(printed.contains("public"));
+        assert!(!printed.contains("canary") && !printed.contains(token.hash().as_str()), "{printed}");
+    }
+}

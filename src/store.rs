@@ -1,0 +1,430 @@
+//! The sessions table: every attribute name, expression and statement, and what each error of DynamoDB means. Reads are
+//! tried again here; a write is one attempt, because whoever tries it again must know what became of the first.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::RequestId;
+use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse};
+use tokio::time::timeout;
+
+use crate::budget::{Attempts, Budget};
+use crate::config::Table;
+use crate::session::{Revocation, Session, TokenHash, UserId};
+
+/// Most statements that `BatchExecuteStatement` takes.
+pub const BATCH_SIZE: usize = 25;
+
+/// Index entries read at once: 80 full batches, and some 200 kB. A page as large as DynamoDB gives (1 MB) would cost
+/// several megabytes of memory and save little, since the next page is fetched while this one is worked on.
+const PAGE_SIZE: i32 = 2_000;
+
+/// An item of the table, or of the index.
+type Item = HashMap<String, AttributeValue>;
+
+/// Access to the sessions table.
+#[derive(Clone, Debug)]
+pub struct Store {
+    client: Client,
+    table: Table,
+    revoke_statement: String,
+}
+
+/// Why a token is not worth anything. The client is not told which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Inactive {
+    /// The request carries no credential.
+    #[error("no credential")]
+    NoCredential,
+    /// No session has this token.
+    #[error("unknown token")]
+    Unknown,
+    /// The session's `status` is not exactly `active`.
+    #[error("status is not active")]
+    NotActive,
+    /// The session's `expires_at` is in the past, or not a number.
+    #[error("expired")]
+    Expired,
+}
+
+/// What became of one conditional update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// The session was not revoked before and is now.
+    Changed,
+    /// There was nothing to change: it is revoked, gone, or of another user.
+    Unchanged,
+    /// Nothing was changed this time; another attempt may: DynamoDB's code of the error.
+    TryAgain(String),
+    /// It may have been changed or not.
+    Unknown,
+    /// It cannot be changed, however often one tries: DynamoDB's code of the error.
+    Refused(String),
+}
+
+/// What a strongly consistent look at a session shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Still to be revoked.
+    Live,
+    /// Revoked by this very call.
+    RevokedByThis,
+    /// Revoked by someone else, gone, or of another user.
+    Done,
+}
+
+/// One page of a user's sessions as the index shows them.
+#[derive(Debug)]
+pub struct Page {
+    /// Sessions not shown as revoked.
+    pub token_hashes: Vec<TokenHash>,
+    /// Where the next page begins.
+    pub next: Option<Cursor>,
+}
+
+/// Place between two pages.
+#[derive(Clone)]
+pub struct Cursor(Item);
+
+/// The store did not do what it was asked to.
+///
+/// The SDK's own error is not kept: it holds the raw answer, and its texts quote what was sent. The code, the operation
+/// and AWS's request id are enough to act on.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Trying again may help.
+    #[error("{operation} failed: {cause}")]
+    Unavailable {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// What went wrong, free of request and item data.
+        cause: String,
+        /// Whether a write may have been carried out all the same.
+        perhaps_applied: bool,
+    },
+    /// Trying again will not help.
+    #[error("{operation} was refused: {cause}")]
+    Refused {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// What went wrong, free of request and item data.
+        cause: String,
+    },
+    /// DynamoDB answers, but not for some sessions; trying again may help.
+    #[error("BatchExecuteStatement failed a statement: {0}")]
+    StatementFailed(String),
+    /// DynamoDB answers, but some sessions cannot be revoked.
+    #[error("BatchExecuteStatement refused a statement: {0}")]
+    StatementRefused(String),
+    /// An item of the table or the index lacks what every session has.
+    #[error("an item has no usable {0}")]
+    BadItem(&'static str),
+    /// The invocation's time is used up.
+    #[error("no time left")]
+    OutOfTime,
+}
+
+impl StoreError {
+    /// Whether calling again may help.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::StatementFailed(_) | Self::OutOfTime => true,
+            Self::Refused { .. } | Self::StatementRefused(_) | Self::BadItem(_) => false,
+        }
+    }
+
+    /// Whether a write that ended so may have been carried out all the same.
+    #[must_use]
+    pub fn perhaps_applied(&self) -> bool {
+        matches!(self, Self::Unavailable { perhaps_applied: true, .. })
+    }
+}
+
+impl Store {
+    /// A store on a client that does not retry: a retry of the SDK's would hide that an answer was lost.
+    #[must_use]
+    pub fn new(client: Client, table: Table) -> Self {
+        // The owner condition keeps a stale index entry from revoking a session that meanwhile is someone else's. The
+        // status condition makes the answer tell who changed the session, and the statement safe to repeat; it holds for
+        // a missing status too. Neither creates an item, as UpdateItem would for one that TTL has just deleted.
+        let revoke_statement = format!(
+            r#"UPDATE "{}" SET "status"='revoked' SET "revoked_at"=? SET "revoked_by"=? SET "revocation_id"=? WHERE "token_hash"=? AND "user_id"=? AND "status"<>'revoked'"#,
+            table.name
+        );
+        Self { client, table, revoke_statement }
+    }
+
+    /// The session of a token, if it is active now. Strongly consistent, so that a session that was revoked a moment ago
+    /// cannot revoke others.
+    ///
+    /// # Errors
+    /// [`StoreError`], also for an active session without `user_id` or `session_id`.
+    pub async fn authenticate(
+        &self,
+        token_hash: TokenHash,
+        budget: &Budget,
+    ) -> Result<Result<Session, Inactive>, StoreError> {
+        let request = self
+            .client
+            .get_item()
+            .table_name(&self.table.name)
+            .key("token_hash", string(token_hash.as_str()))
+            .consistent_read(true)
+            .projection_expression("session_id, user_id, #status, expires_at")
+            .expression_attribute_names("#status", "status");
+        let output = read("GetItem", budget, move || request.clone().send()).await?;
+        let Some(item) = output.item else { return Ok(Err(Inactive::Unknown)) };
+        if text(&item, "status") != Some("active") {
+            return Ok(Err(Inactive::NotActive));
+        }
+        if !expires_in_the_future(&item) {
+            return Ok(Err(Inactive::Expired));
+        }
+        let required = |name| text(&item, name).filter(|value| !value.is_empty()).ok_or(StoreError::BadItem(name));
+        Ok(Ok(Session {
+            token_hash,
+            session_id: required("session_id")?.to_owned(),
+            user_id: UserId(required("user_id")?.to_owned()),
+        }))
+    }
+
+    /// A page of the user's sessions that the index does not show as revoked. What it shows may be out of date.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn page(&self, user: &UserId, from: Option<Cursor>, budget: &Budget) -> Result<Page, StoreError> {
+        let request = self
+            .client
+            .query()
+            .table_name(&self.table.name)
+            .index_name(&self.table.index)
+            .key_condition_expression("user_id = :user")
+            .filter_expression("attribute_not_exists(#status) OR #status <> :revoked")
+            .projection_expression("token_hash")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":user", string(&user.0))
+            .expression_attribute_values(":revoked", string("revoked"))
+            .limit(PAGE_SIZE)
+            .set_exclusive_start_key(from.map(|cursor| cursor.0));
+        let output = read("Query", budget, move || request.clone().send()).await?;
+        let token_hashes =
+            output.items.unwrap_or_default().into_iter().map(|mut item| match item.remove("token_hash") {
+                Some(AttributeValue::S(token_hash)) => Ok(TokenHash::from_table(token_hash)),
+                // To leave the entry out would be to leave its session in.
+                _ => Err(StoreError::BadItem("token_hash")),
+            });
+        Ok(Page {
+            token_hashes: token_hashes.collect::<Result<_, _>>()?,
+            next: output.last_evaluated_key.filter(|key| !key.is_empty()).map(Cursor),
+        })
+    }
+
+    /// Tries once, for no longer than `limit`, to revoke up to [`BATCH_SIZE`] sessions of the user: one answer for each,
+    /// in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`] if there is no answer for any of them.
+    pub async fn revoke(
+        &self,
+        user: &UserId,
+        token_hashes: &[TokenHash],
+        revocation: &Revocation,
+        limit: Duration,
+    ) -> Result<Vec<Revoked>, StoreError> {
+        let statements = token_hashes.iter().map(|token_hash| {
+            BatchStatementRequest::builder()
+                .statement(&self.revoke_statement)
+                .parameters(AttributeValue::N(revocation.at.to_string()))
+                .parameters(string(&revocation.by))
+                .parameters(string(&revocation.id))
+                .parameters(string(token_hash.as_str()))
+                .parameters(string(&user.0))
+                .build()
+                .map_err(|_| StoreError::Refused {
+                    operation: "BatchExecuteStatement",
+                    cause: "the statement could not be built".to_owned(),
+                })
+        });
+        let statements = statements.collect::<Result<Vec<_>, _>>()?;
+        let request = self.client.batch_execute_statement().set_statements(Some(statements));
+        let output = attempt("BatchExecuteStatement", limit, request.send()).await?;
+        let mut responses = output.responses.unwrap_or_default().into_iter();
+        // A statement without an answer of its own is one whose answer was lost.
+        Ok(token_hashes
+            .iter()
+            .map(|_| responses.next().map_or(Revoked::Unknown, |response| judge(&response)))
+            .collect())
+    }
+
+    /// A strongly consistent look at one session of the user.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn state(
+        &self,
+        user: &UserId,
+        token_hash: &TokenHash,
+        revocation: &Revocation,
+        budget: &Budget,
+    ) -> Result<State, StoreError> {
+        let request = self
+            .client
+            .get_item()
+            .table_name(&self.table.name)
+            .key("token_hash", string(token_hash.as_str()))
+            .consistent_read(true)
+            .projection_expression("user_id, #status, revoked_at, revoked_by, revocation_id")
+            .expression_attribute_names("#status", "status");
+        let output = read("GetItem", budget, move || request.clone().send()).await?;
+        let Some(item) = output.item else { return Ok(State::Done) };
+        if text(&item, "user_id") != Some(&user.0) {
+            return Ok(State::Done);
+        }
+        if text(&item, "status") != Some("revoked") {
+            return Ok(State::Live);
+        }
+        // A gateway lets clients choose its request id, so the id alone could be that of another call.
+        let by_this = text(&item, "revocation_id") == Some(&revocation.id)
+            && text(&item, "revoked_by") == Some(&revocation.by)
+            && number(&item, "revoked_at") == Some(&revocation.at.to_string());
+        Ok(if by_this { State::RevokedByThis } else { State::Done })
+    }
+}
+
+/// Tries a read until it succeeds, cannot succeed, or has been tried often enough.
+async fn read<T, E, F>(operation: &'static str, budget: &Budget, send: impl Fn() -> F) -> Result<T, StoreError>
+where
+    E: ProvideErrorMetadata,
+    F: Future<Output = Result<T, SdkError<E>>>,
+{
+    let mut attempts = Attempts::read(budget);
+    let mut last = StoreError::OutOfTime;
+    while let Some(limit) = attempts.next().await {
+        match attempt(operation, limit, send()).await {
+            Err(error) if error.is_retryable() => last = error,
+            outcome => return outcome,
+        }
+    }
+    Err(last)
+}
+
+/// One attempt, given up after `limit`.
+async fn attempt<T, E>(
+    operation: &'static str,
+    limit: Duration,
+    request: impl Future<Output = Result<T, SdkError<E>>>,
+) -> Result<T, StoreError>
+where
+    E: ProvideErrorMetadata,
+{
+    match timeout(limit, request).await {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(error)) => Err(classify(operation, &error)),
+        Err(_) => Err(StoreError::Unavailable {
+            operation,
+            cause: format!("no answer within {} ms", limit.as_millis()),
+            perhaps_applied: true,
+        }),
+    }
+}
+
+/// What an error of a whole request means. Codes are matched, never messages: these are not stable, and may quote data.
+///
+/// Source: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide.
+fn classify<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E>) -> StoreError {
+    let unavailable = |cause, perhaps_applied| StoreError::Unavailable { operation, cause, perhaps_applied };
+    match error {
+        SdkError::ServiceError(context) => {
+            let status = context.raw().status().as_u16();
+            let Some(code) = context.err().code() else {
+                return unavailable(format!("an answer that is not DynamoDB's (HTTP {status})"), true);
+            };
+            let request_id = context.err().meta().request_id().unwrap_or("unknown");
+            let cause = format!("{code} (HTTP {status}, request {request_id})");
+            match code {
+                _ if status >= 500 => unavailable(cause, true),
+                "ThrottlingException"
+                | "ThrottlingError"
+                | "ProvisionedThroughputExceededException"
+                | "ProvisionedThroughputExceeded"
+                | "RequestLimitExceeded"
+                | "RequestLimitExceededException"
+                | "TransactionConflictException"
+                | "ReplicatedWriteConflictException" => unavailable(cause, false),
+                "InternalServerError" => unavailable(cause, true),
+                _ if status == 429 => unavailable(cause, false),
+                _ => StoreError::Refused { operation, cause },
+            }
+        }
+        // These texts come from the connection and the SDK, not from DynamoDB.
+        SdkError::DispatchFailure(failure) => {
+            let cause = failure.as_connector_error().map_or_else(String::new, |error| Chain(error).to_string());
+            if failure.is_user() { StoreError::Refused { operation, cause } } else { unavailable(cause, true) }
+        }
+        SdkError::TimeoutError(_) => unavailable("no answer in time".to_owned(), true),
+        SdkError::ResponseError(_) => unavailable("an answer that cannot be read".to_owned(), true),
+        SdkError::ConstructionFailure(_) => StoreError::Refused {
+            operation,
+            cause: "the request could not be built; are region and credentials set?".to_owned(),
+        },
+        _ => StoreError::Refused { operation, cause: "an unknown kind of error".to_owned() },
+    }
+}
+
+/// What the answer to one statement means.
+fn judge(response: &BatchStatementResponse) -> Revoked {
+    let Some(error) = response.error() else { return Revoked::Changed };
+    match error.code().map_or("", |code| code.as_str()) {
+        "ConditionalCheckFailed" => Revoked::Unchanged,
+        code @ ("ThrottlingError"
+        | "ProvisionedThroughputExceeded"
+        | "RequestLimitExceeded"
+        | "TransactionConflict") => Revoked::TryAgain(code.to_owned()),
+        "InternalServerError" => Revoked::Unknown,
+        code => Revoked::Refused(code.to_owned()),
+    }
+}
+
+fn string(value: &str) -> AttributeValue {
+    AttributeValue::S(value.to_owned())
+}
+
+fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
+    item.get(name)?.as_s().ok().map(String::as_str)
+}
+
+fn number<'a>(item: &'a Item, name: &str) -> Option<&'a String> {
+    item.get(name)?.as_n().ok()
+}
+
+/// DynamoDB's numbers may have a fraction or an exponent; the whole second that has begun is the past.
+fn expires_in_the_future(item: &Item) -> bool {
+    let expires_at = number(item, "expires_at").and_then(|number| number.parse::<f64>().ok());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    expires_at.is_some_and(|expires_at| expires_at.is_finite() && expires_at > now)
+}
+
+/// An error with its sources. Unlike the SDK's own, this leaves out their `Debug` form, which holds raw answers.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut error = self.0;
+        while let Some(source) = error.source() {
+            write!(f, ": {source}")?;
+            error = source;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cursor(redacted)")
+    }
+}
