@@ -1,0 +1,190 @@
+//! Who may call, and what those are told who may not.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::json;
+
+use crate::support::events::Request;
+use crate::support::{Answer, Gateway, Session, World, assert_only_revocations, delete, n, now, s, sessions_of};
+
+/// A request is refused with 401, and the table is as it was.
+async fn assert_unauthorized(world: &World, request: Request) -> Answer {
+    let before = world.database.rows().await;
+    let answer = world.send(request).await;
+    answer.assert_error(401, "session_inactive", None);
+    assert_eq!(world.database.rows().await, before);
+    assert_eq!(world.proxy.count("BatchExecuteStatement"), 0);
+    answer
+}
+
+#[tokio::test]
+async fn each_kind_of_credential_works_behind_each_gateway() {
+    for gateway in Gateway::ALL {
+        for send in [Request::token, Request::cookie, Request::bearer] {
+            let (world, caller) = World::with_others(2).await;
+            let before = world.database.rows().await;
+            world.send(send(delete().through(gateway), &caller.token)).await.assert_count(2);
+            let after = world.database.rows().await;
+            assert_only_revocations(&before, &after);
+            assert_eq!(after["caller"], before["caller"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_makes_a_session_no_good_is_answered_the_same() {
+    let world = World::new().await;
+    let number = |value: &str| AttributeValue::N(value.to_owned());
+    let sessions = [
+        Session::of("alice", "expired").with("expires_at", n(now() - 1)),
+        Session::of("alice", "expires-now").with("expires_at", n(now())),
+        Session::of("alice", "expired-with-fraction").with("expires_at", number("1.5")),
+        Session::of("alice", "expired-long-ago").with("expires_at", number("-9.9E+40")),
+        Session::of("alice", "revoked").with("status", s("revoked")),
+        Session::of("alice", "suspended").with("status", s("suspended")),
+        Session::of("alice", "shouting").with("status", s("ACTIVE")),
+        Session::of("alice", "spaced").with("status", s("active ")),
+        Session::of("alice", "status-of-another-type").with("status", n(1)),
+        Session::of("alice", "without-status").without("status"),
+        Session::of("alice", "without-expiry").without("expires_at"),
+        Session::of("alice", "expiry-of-another-type").with("expires_at", s(&(now() + 3600).to_string())),
+        Session::of("alice", "revoked-without-owner").with("status", s("revoked")).without("user_id"),
+    ];
+    world.database.put(&sessions).await;
+    world.database.put(&sessions_of("alice", 2)).await;
+    let nobody = assert_unauthorized(&world, delete()).await;
+    assert_eq!(
+        nobody.body,
+        json!({"error": {
+            "code": 401,
+            "status": "Unauthorized",
+            "id": "session_inactive",
+            "message": "The request could not be authorized.",
+            "reason": "No active session was found for the credentials of the request.",
+            "request": "gateway-request-id",
+        }})
+    );
+    assert_eq!(nobody.header("www-authenticate"), Some("Bearer realm=\"sessions\""));
+    assert_eq!(assert_unauthorized(&world, delete().token("unknown")).await, nobody);
+    for session in &sessions {
+        assert_eq!(assert_unauthorized(&world, delete().token(&session.token)).await, nobody, "{}", session.id());
+    }
+}
+
+#[tokio::test]
+async fn a_fraction_or_exponent_in_the_expiry_is_a_number_too() {
+    for expires_at in ["99999999999.5", "9.9E+40"] {
+        let world = World::new().await;
+        let caller = Session::of("alice", "caller").with("expires_at", n(expires_at));
+        world.database.put(std::slice::from_ref(&caller)).await;
+        world.press(&caller).await.assert_count(0);
+    }
+}
+
+#[tokio::test]
+async fn the_token_hash_is_no_token() {
+    let (world, caller) = World::with_others(1).await;
+    assert_unauthorized(&world, delete().token(caller.token_hash())).await;
+}
+
+#[tokio::test]
+async fn an_active_session_without_owner_or_id_is_an_internal_error() {
+    let world = World::new().await;
+    let broken = [
+        Session::of("alice", "without-owner").without("user_id"),
+        Session::of("alice", "without-id").without("session_id"),
+        Session::of("alice", "id-of-another-type").with("session_id", n(7)),
+        Session::of("alice", "empty-id").with("session_id", s("")),
+    ];
+    world.database.put(&sessions_of("alice", 1)).await;
+    for session in broken {
+        world.database.put(std::slice::from_ref(&session)).await;
+        world.press(&session).await.assert_error(500, "internal_error", None);
+        assert_eq!(world.proxy.count("Query"), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_first_credential_present_decides() {
+    let (world, caller) = World::with_others(1).await;
+    let all = |first: &str, second: &str, third: &str| delete().token(first).cookie(second).bearer(third);
+    assert_unauthorized(&world, all("unknown", &caller.token, &caller.token)).await;
+    assert_unauthorized(&world, delete().cookie("unknown").bearer(&caller.token)).await;
+    world.send(all("not a token", &caller.token, &caller.token)).await.assert_error(400, "malformed_credentials", None);
+    world.send(all("", "", &caller.token)).await.assert_count(1);
+}
+
+#[tokio::test]
+async fn a_malformed_credential_is_refused_before_the_table_is_asked() {
+    let (world, caller) = World::with_others(1).await;
+    let twice = format!("ory_kratos_session={}; ory_kratos_session=other", caller.token);
+    let spoilt = format!("{}\u{0}", caller.token);
+    for gateway in Gateway::ALL {
+        for request in [
+            delete().token("not a token"),
+            delete().token(&"a".repeat(4097)),
+            delete().token("\u{fc}"),
+            delete().token(&spoilt),
+            delete().cookie("\"quoted\""),
+            delete().header("Cookie", &twice),
+            delete().bearer("a b"),
+        ] {
+            let answer = world.send(request.through(gateway)).await;
+            answer.assert_error(400, "malformed_credentials", None);
+            assert_eq!(answer.body["error"]["code"], 400);
+        }
+    }
+    assert!(world.proxy.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_token_of_the_greatest_length_works() {
+    let world = World::new().await;
+    let caller = Session::with_token("alice", "caller", &"a".repeat(4096));
+    world.database.put(std::slice::from_ref(&caller)).await;
+    world.press(&caller).await.assert_count(0);
+}
+
+#[tokio::test]
+async fn a_header_sent_twice_with_different_values_is_malformed_wherever_both_arrive() {
+    let (world, caller) = World::with_others(1).await;
+    for gateway in [Gateway::Rest, Gateway::Http, Gateway::AlbMultiValue] {
+        for request in [
+            delete().token("other").token(&caller.token),
+            delete().token(&caller.token).token("other"),
+            delete().bearer("other").bearer(&caller.token),
+            delete().cookie("other").cookie(&caller.token),
+        ] {
+            let answer = world.send(request.through(gateway)).await;
+            answer.assert_error(400, "malformed_credentials", None);
+        }
+    }
+    assert!(world.proxy.seen().is_empty());
+    world.send(delete().token(&caller.token).token(&caller.token)).await.assert_count(1);
+}
+
+#[tokio::test]
+async fn the_cookie_name_can_be_configured() {
+    let (mut world, caller) = World::with_others(1).await;
+    "__Host-session".clone_into(&mut world.config.cookie_name);
+    assert_unauthorized(&world, delete().cookie(&caller.token)).await;
+    world.send(delete().header("Cookie", &format!("a=b; __Host-session={}", caller.token))).await.assert_count(1);
+}
+
+#[tokio::test]
+async fn authentication_is_strongly_consistent_and_reads_only_what_it_needs() {
+    let (world, caller) = World::with_others(0).await;
+    world.press(&caller).await.assert_count(0);
+    let get = world.proxy.seen().into_iter().find(|call| call.operation == "GetItem").expect("a read");
+    assert_eq!(get.body["ConsistentRead"], true);
+    assert_eq!(get.body["ProjectionExpression"], "session_id, user_id, #status, expires_at");
+}
+
+#[tokio::test]
+async fn the_cause_is_told_only_to_developers() {
+    let (mut world, _) = World::with_others(1).await;
+    let answer = world.send(delete().token("unknown")).await;
+    assert_eq!(answer.body["error"].get("debug"), None);
+    world.config.error_debug = true;
+    let answer = world.send(delete().token("unknown")).await;
+    assert_eq!(answer.body["error"]["debug"], "session inactive: unknown token");
+}

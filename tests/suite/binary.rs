@@ -1,0 +1,140 @@
+//! The binary that is deployed, run on its own Runtime API: how it starts, and what it logs.
+
+use serde_json::{Value, json};
+
+use crate::support::runtime::{Function, run};
+use crate::support::{Action, Answer, Gateway, Session, World, delete, s, sessions_of};
+
+#[tokio::test]
+async fn it_answers_events_of_every_gateway() {
+    let (world, caller) = World::with_others(3).await;
+    let mut function = Function::start(&world, &[]).await;
+    for (gateway, count) in Gateway::ALL.into_iter().zip([3, 0, 0, 0]) {
+        let answer = function.invoke(delete().through(gateway).token(&caller.token).into_event()).await;
+        Answer::from_gateway(&answer.expect("an answer")).assert_count(count);
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_no_gateway_fails_its_invocation_and_no_other() {
+    let (world, caller) = World::with_others(1).await;
+    let mut function = Function::start(&world, &[]).await;
+    for event in [json!(null), json!({}), json!({"Records": ["canary"]})] {
+        let error = function.invoke(event).await.expect_err("no answer");
+        assert!(!error.to_string().contains("canary"), "{error}");
+    }
+    let answer = function.invoke(delete().token(&caller.token).into_event()).await;
+    Answer::from_gateway(&answer.expect("an answer")).assert_count(1);
+}
+
+#[tokio::test]
+async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
+    for (variable, value) in [
+        ("SESSIONS_TABLE", ""),
+        ("SESSIONS_TABLE", "no table name"),
+        ("ALLOWED_ORIGINS", "*"),
+        ("ALLOWED_ORIGINS", "https://app.example.com/"),
+        ("SESSION_COOKIE_NAME", "a=b"),
+        ("ERROR_DEBUG", "maybe"),
+        ("AWS_REGION", ""),
+    ] {
+        for format in ["Text", "JSON"] {
+            let output = run(&[(variable, value), ("AWS_LAMBDA_LOG_FORMAT", format)]).await;
+            assert!(!output.success, "{variable}={value}");
+            assert!(output.stdout.contains(variable), "{output:?}");
+            assert_eq!(output.stderr, "");
+        }
+    }
+}
+
+#[tokio::test]
+async fn in_json_every_line_is_an_object_with_time_and_level() {
+    let (world, caller) = World::with_others(1).await;
+    let mut function = Function::start(&world, &[("AWS_LAMBDA_LOG_FORMAT", "JSON")]).await;
+    let mut answers = Vec::new();
+    for request in [delete().token(&caller.token), delete(), delete().path("/")] {
+        answers.push(function.invoke(request.into_event()).await.expect("an answer"));
+    }
+    world.proxy.rule(|_| Action::Fail(400, "AccessDeniedException"));
+    answers.push(function.invoke(delete().token(&caller.token).into_event()).await.expect("an answer"));
+    function.invoke(json!({})).await.expect_err("no answer");
+    let output = function.stop().await;
+    let lines: Vec<Value> =
+        output.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    assert!(lines.len() >= 5, "{}", output.stdout);
+    for line in &lines {
+        assert!(line["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+        assert!(line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+    let outcome = |id: &str| lines.iter().filter(|line| line["outcome"] == id).count();
+    for id in ["revoked", "session_inactive", "route_not_found", "internal_error"] {
+        assert_eq!(outcome(id), 1, "{id}: {}", output.stdout);
+    }
+    let failure = lines.iter().find(|line| line["level"] == "ERROR").expect("a failure");
+    assert!(failure["message"].as_str().is_some_and(|m| m.contains("GetItem") && m.contains("AccessDeniedException")));
+}
+
+#[tokio::test]
+async fn the_level_is_respected() {
+    let (world, caller) = World::with_others(1).await;
+    for variables in [&[("AWS_LAMBDA_LOG_LEVEL", "ERROR")][..], &[("RUST_LOG", "error")], &[("RUST_LOG", "off")]] {
+        let mut function = Function::start(&world, variables).await;
+        function.invoke(delete().token(&caller.token).into_event()).await.expect("an answer");
+        assert_eq!(function.stop().await.stdout, "", "{variables:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_secret_reaches_the_log_at_any_level_or_any_answer_but_200() {
+    let world = World::new().await;
+    let caller = Session::with_token("canary-user", "caller-id", "canary-token").with("device", s("canary-device"));
+    world.database.put(std::slice::from_ref(&caller)).await;
+    world.database.put(&sessions_of("canary-user", 30)).await;
+    let hashes: Vec<String> = sessions_of("canary-user", 30)
+        .iter()
+        .chain([&caller, &Session::of("x", "y")])
+        .map(|session| session.token_hash().to_owned())
+        .collect();
+    for (variables, debug) in [
+        (&[("RUST_LOG", "trace"), ("AWS_LAMBDA_LOG_LEVEL", "TRACE"), ("ERROR_DEBUG", "true")][..], true),
+        (&[("RUST_LOG", "trace,aws_smithy_runtime=trace,hyper=trace"), ("AWS_LAMBDA_LOG_FORMAT", "JSON")], false),
+    ] {
+        let mut function = Function::start(&world, variables).await;
+        let mut printed = String::new();
+        let requests = || {
+            [
+                delete().token(&caller.token),
+                delete().cookie(&caller.token),
+                delete().bearer(&caller.token),
+                delete().token("canary token"),
+                delete().token("token-y"),
+                delete().cookie(&caller.token).header("Origin", "https://canary.example"),
+                delete().path("/canary"),
+            ]
+        };
+        let actions: [fn() -> Action; 6] = [
+            || Action::Forward,
+            || Action::Fail(400, "ThrottlingException"),
+            || Action::Fail(400, "ValidationException"),
+            || Action::Garbage,
+            || Action::Refuse,
+            || Action::Edit(Box::new(|answer| *answer = json!({"Item": {"canary": 7}, "Items": "canary"}))),
+        ];
+        for action in actions {
+            world.proxy.rule(move |_| action());
+            for request in requests() {
+                printed += &function.invoke(request.into_event()).await.expect("an answer").to_string();
+            }
+        }
+        printed += &function.invoke(json!({"canary": "canary"})).await.expect_err("no answer").to_string();
+        let output = function.stop().await;
+        printed += &output.stdout;
+        printed += &output.stderr;
+        assert!(output.stdout.contains("internal_error"), "there was something to log: {}", output.stdout);
+        assert_eq!(printed.contains("\\\"debug\\\""), debug);
+        assert!(!printed.contains("canary"), "{printed}");
+        for hash in &hashes {
+            assert!(!printed.contains(hash), "{printed}");
+        }
+    }
+}

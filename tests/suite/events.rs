@@ -1,0 +1,130 @@
+//! Every file of `events/`, and the whole answer to it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::support::{World, demo, revoked};
+
+/// An event, the status, the headers beside those that every answer has, the body, and how many sessions are revoked
+/// of which one was before.
+type Case = (&'static str, u64, &'static [(&'static str, &'static str)], String, u64);
+
+const CORS: &[(&str, &str)] = &[
+    ("access-control-allow-origin", "https://app.example.com"),
+    ("access-control-allow-credentials", "true"),
+    ("access-control-allow-methods", "DELETE"),
+    ("access-control-allow-headers", "X-Session-Token, Authorization, Content-Type"),
+    ("allow", "DELETE, OPTIONS"),
+];
+const ALLOW: &[(&str, &str)] = &[("allow", "DELETE, OPTIONS")];
+const AUTHENTICATE: &[(&str, &str)] = &[("www-authenticate", "Bearer realm=\"sessions\"")];
+
+fn cases() -> Vec<Case> {
+    let alice = || r#"{"count":3}"#.to_owned();
+    let bob = || r#"{"count":1}"#.to_owned();
+    let no_credential = |request: &str| {
+        format!(
+            r#"{{"error":{{"code":401,"id":"session_inactive","message":"The request could not be authorized.","reason":"No active session was found for the credentials of the request.","request":"{request}","status":"Unauthorized"}}}}"#
+        )
+    };
+    let malformed = |request: &str| {
+        format!(
+            r#"{{"error":{{"code":400,"id":"malformed_credentials","message":"The request was malformed.","reason":"The session token is not an RFC 7235 token68 of 1 to 4096 characters, or comes with two different values.","request":"{request}","status":"Bad Request"}}}}"#
+        )
+    };
+    let wrong_path = |request: &str| {
+        format!(
+            r#"{{"error":{{"code":404,"id":"route_not_found","message":"The requested resource could not be found.","reason":"The only route is DELETE /auth/sessions.","request":"{request}","status":"Not Found"}}}}"#
+        )
+    };
+    let wrong_method = |request: &str| {
+        format!(
+            r#"{{"error":{{"code":405,"id":"method_not_allowed","message":"The method is not allowed on this resource.","reason":"Sessions are disabled with DELETE.","request":"{request}","status":"Method Not Allowed"}}}}"#
+        )
+    };
+    let cross_site = |request: &str| {
+        format!(
+            r#"{{"error":{{"code":403,"id":"security_csrf_violation","message":"The requested action was forbidden.","reason":"The session cookie was sent from a web origin that is not allowed to use it.","request":"{request}","status":"Forbidden"}}}}"#
+        )
+    };
+    vec![
+        ("rest-token", 200, &[], alice(), 4),
+        ("rest-cookie", 200, &[], bob(), 2),
+        ("rest-bearer", 200, &[], alice(), 4),
+        ("rest-several-cookies", 200, &[], bob(), 2),
+        ("rest-no-credential", 401, AUTHENTICATE, no_credential("0a1b2c3d-0005-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("rest-malformed", 400, &[], malformed("0a1b2c3d-0006-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("rest-wrong-path", 404, &[], wrong_path("0a1b2c3d-0007-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("rest-wrong-method", 405, ALLOW, wrong_method("0a1b2c3d-0008-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("rest-cross-site", 403, &[], cross_site("0a1b2c3d-0009-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("rest-preflight", 204, CORS, String::new(), 1),
+        ("http-token", 200, &[], alice(), 4),
+        ("http-cookie", 200, &[], bob(), 2),
+        ("http-bearer", 200, &[], alice(), 4),
+        ("http-several-cookies", 200, &[], bob(), 2),
+        ("http-no-credential", 401, AUTHENTICATE, no_credential("0a1b2c3d-0015-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("http-malformed", 400, &[], malformed("0a1b2c3d-0016-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("http-wrong-path", 404, &[], wrong_path("0a1b2c3d-0017-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("http-wrong-method", 405, ALLOW, wrong_method("0a1b2c3d-0018-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("http-cross-site", 403, &[], cross_site("0a1b2c3d-0019-4e5f-8a9b-0c1d2e3f4a5b"), 1),
+        ("function-url-token", 200, &[], alice(), 4),
+        ("function-url-cookie", 200, &[], bob(), 2),
+        ("alb-token", 200, &[], alice(), 4),
+        ("alb-cookie", 200, &[], bob(), 2),
+        ("alb-multi-value-bearer", 200, &[], alice(), 4),
+        ("alb-multi-value-malformed", 400, &[], malformed("lambda-request-id"), 1),
+    ]
+}
+
+/// The answer as the gateway of an event expects it.
+fn answer((event, status, headers, body, _): &Case) -> Value {
+    let mut all = vec![
+        ("content-type", "application/json"),
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+        ("vary", "Origin"),
+    ];
+    all.extend(*headers);
+    let single: Map<String, Value> = all.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    let multi: Map<String, Value> = all.iter().map(|(name, value)| ((*name).to_owned(), json!([value]))).collect();
+    match event.split('-').next() {
+        Some("rest") => json!({
+            "statusCode": status, "headers": {}, "multiValueHeaders": multi, "body": body, "isBase64Encoded": false,
+        }),
+        Some("alb") => json!({
+            "statusCode": status, "headers": single, "multiValueHeaders": multi, "body": body, "isBase64Encoded": false,
+            "statusDescription": if *status == 200 { "200 OK" } else { "400 Bad Request" },
+        }),
+        _ => json!({
+            "statusCode": status, "headers": single, "multiValueHeaders": {}, "body": body, "isBase64Encoded": false,
+            "cookies": [],
+        }),
+    }
+}
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("events")
+}
+
+#[tokio::test]
+async fn each_event_has_its_whole_answer() {
+    for case in cases() {
+        let world = World::new().await;
+        world.database.put(&demo::sessions()).await;
+        let event = std::fs::read_to_string(folder().join(case.0).with_extension("json")).expect("an event");
+        let event = serde_json::from_str(&event).expect("JSON");
+        assert_eq!(world.invoke(&event).await, answer(&case), "{}", case.0);
+        assert_eq!(revoked(&world.database.rows().await), case.4, "{}", case.0);
+    }
+}
+
+#[test]
+fn no_event_is_without_a_test() {
+    let files = std::fs::read_dir(folder()).expect("the folder");
+    let files: BTreeSet<String> =
+        files.map(|file| file.expect("a file").file_name().into_string().expect("a name")).collect();
+    let tested: BTreeSet<String> = cases().iter().map(|case| format!("{}.json", case.0)).collect();
+    assert_eq!(files, tested);
+}

@@ -1,0 +1,359 @@
+//! What is answered, counted and left in the table when DynamoDB does not work.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::proxy::Call;
+use crate::support::{Action, Answer, Row, Session, World, assert_only_revocations, meanwhile, revoked, s};
+
+const BATCH: &str = "BatchExecuteStatement";
+
+/// Does something to the first request of an operation only.
+fn first(operation: &'static str, action: impl Fn() -> Action + Send + 'static) -> impl FnMut(&Call) -> Action + Send {
+    move |call| if call.operation == operation && call.number == 0 { action() } else { Action::Forward }
+}
+
+/// Does something to every request of an operation.
+fn every(operation: &'static str, action: impl Fn() -> Action + Send + 'static) -> impl FnMut(&Call) -> Action + Send {
+    move |call| if call.operation == operation { action() } else { Action::Forward }
+}
+
+/// Presses the button, and checks what holds after any call: what is claimed is what has happened, and nothing else has.
+async fn press(world: &World, caller: &Session) -> (Answer, BTreeMap<String, Row>) {
+    let before = world.database.rows().await;
+    let answer = world.press(caller).await;
+    let after = world.database.rows().await;
+    assert_only_revocations(&before, &after);
+    assert_eq!(before["caller"], after["caller"]);
+    let claimed = match answer.status {
+        200 => &answer.body["count"],
+        _ => &answer.body["error"]["details"]["revoked"],
+    };
+    assert_eq!(claimed.as_u64().unwrap_or_default(), revoked(&after) - revoked(&before), "{answer:?}");
+    if answer.status == 200 {
+        assert_eq!(revoked(&after), after.len() as u64 - 1, "a 200 means that the others are out");
+    }
+    (answer, after)
+}
+
+#[tokio::test]
+async fn a_fault_that_passes_costs_nothing_but_time() {
+    let actions: [fn() -> Action; 9] = [
+        || Action::Fail(400, "ThrottlingException"),
+        || Action::Fail(400, "ProvisionedThroughputExceededException"),
+        || Action::Fail(400, "RequestLimitExceeded"),
+        || Action::Fail(500, "InternalServerError"),
+        || Action::Fail(503, "ServiceUnavailable"),
+        || Action::Refuse,
+        || Action::Garbage,
+        || Action::Hang,
+        || Action::LoseAnswer,
+    ];
+    for action in actions {
+        for operation in ["GetItem", "Query", BATCH] {
+            let (world, caller) = World::with_others(60).await;
+            world.proxy.rule(first(operation, action));
+            press(&world, &caller).await.0.assert_count(60);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_out_and_counted_once() {
+    let actions: [fn() -> Action; 3] =
+        [|| Action::LoseAnswer, || Action::HangAfter, || Action::FailAfter(500, "InternalServerError")];
+    for action in actions {
+        let (world, caller) = World::with_others(60).await;
+        world.proxy.rule(first(BATCH, action));
+        press(&world, &caller).await.0.assert_count(60);
+
+        let (world, caller) = World::with_others(60).await;
+        world.proxy.rule(move |call| match call.operation.as_str() {
+            BATCH if call.number < 6 => action(),
+            _ => Action::Forward,
+        });
+        press(&world, &caller).await.0.assert_count(60);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_counted_once_even_if_the_index_shows_its_sessions_again() {
+    let (world, caller) = World::with_others(10).await;
+    let stale: Vec<Value> = crate::support::sessions_of("alice", 10)
+        .iter()
+        .map(|session| json!({"token_hash": {"S": session.token_hash()}}))
+        .collect();
+    world.proxy.rule(move |call| match (call.operation.as_str(), call.number) {
+        (BATCH, _) => Action::LoseAnswer,
+        ("Query", _) => {
+            let stale = stale.clone();
+            Action::Edit(Box::new(move |answer| answer["Items"] = Value::Array(stale)))
+        }
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_count(10);
+    assert!(world.proxy.count("Query") >= 2);
+}
+
+#[tokio::test]
+async fn sessions_that_another_call_revoked_meanwhile_are_not_counted_for_a_lost_answer() {
+    let (world, caller) = World::with_others(10).await;
+    let others = Session::of("alice", "alice-0")
+        .with("status", s("revoked"))
+        .with("revoked_by", s("caller"))
+        .with("revocation_id", s("another-request"));
+    let database = world.database.clone();
+    world.proxy.rule(first(BATCH, move || {
+        let (database, other) = (database.clone(), others.clone());
+        meanwhile(async move { database.put(&[other]).await });
+        Action::Refuse
+    }));
+    world.press(&caller).await.assert_count(9);
+}
+
+#[tokio::test]
+async fn only_the_statements_that_failed_are_sent_again() {
+    for code in [
+        "ThrottlingError",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "TransactionConflict",
+        "InternalServerError",
+    ] {
+        let (world, caller) = World::with_others(25).await;
+        world.proxy.rule(first(BATCH, move || Action::FailStatements(vec![(0, code), (7, code), (24, code)])));
+        press(&world, &caller).await.0.assert_count(25);
+        let batches: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == BATCH).collect();
+        let statements = |call: &Call| call.body["Statements"].as_array().expect("statements").clone();
+        let [first, second] = &batches[..] else { panic!("{} batches", batches.len()) };
+        let (first, second) = (statements(first), statements(second));
+        assert_eq!(second, [first[0].clone(), first[7].clone(), first[24].clone()], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_answered_in_part_is_finished() {
+    let (world, caller) = World::with_others(25).await;
+    world.proxy.rule(first(BATCH, || {
+        Action::Edit(Box::new(|answer| answer["Responses"].as_array_mut().expect("responses").truncate(10)))
+    }));
+    press(&world, &caller).await.0.assert_count(25);
+
+    let (world, caller) = World::with_others(25).await;
+    world.proxy.rule(first(BATCH, || Action::Edit(Box::new(|answer| *answer = json!({})))));
+    press(&world, &caller).await.0.assert_count(25);
+}
+
+#[tokio::test]
+async fn a_store_that_stays_unavailable_is_a_503_with_nothing_told() {
+    let actions: [fn() -> Action; 3] =
+        [|| Action::Fail(400, "ThrottlingException"), || Action::Fail(500, "InternalServerError"), || Action::Refuse];
+    for action in actions {
+        for operation in ["GetItem", "Query", BATCH] {
+            let (world, caller) = World::with_others(60).await;
+            world.proxy.rule(every(operation, action));
+            let (answer, _) = press(&world, &caller).await;
+            answer.assert_error(503, "temporarily_unavailable", Some(0));
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            assert_eq!(answer.header("www-authenticate"), None);
+            assert_eq!(
+                answer.body,
+                json!({"error": {
+                    "code": 503,
+                    "status": "Service Unavailable",
+                    "id": "temporarily_unavailable",
+                    "message": "The service is temporarily unavailable.",
+                    "reason": "Not every other session could be revoked in time. Calling again is safe and continues where this call stopped.",
+                    "request": "gateway-request-id",
+                    "details": {"revoked": 0},
+                }})
+            );
+            world.proxy.reset();
+            press(&world, &caller).await.0.assert_count(60);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_no_retry_mends_is_a_500_at_once() {
+    for (status, code) in [
+        (400, "AccessDeniedException"),
+        (400, "ResourceNotFoundException"),
+        (400, "ValidationException"),
+        (400, "UnrecognizedClientException"),
+        (400, "SomethingNew"),
+    ] {
+        for (operation, revoked) in [("GetItem", None), ("Query", None), (BATCH, Some(0))] {
+            let (world, caller) = World::with_others(3).await;
+            world.proxy.rule(every(operation, move || Action::Fail(status, code)));
+            let (answer, _) = press(&world, &caller).await;
+            answer.assert_error(500, "internal_error", revoked);
+            assert_eq!(world.proxy.count(operation), 1);
+            assert_eq!(
+                answer.body["error"]["reason"],
+                "The request failed for a reason that calling again will not mend."
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_is_refused_does_not_save_the_others() {
+    for code in [
+        "AccessDenied",
+        "ResourceNotFound",
+        "ValidationError",
+        "ItemCollectionSizeLimitExceeded",
+        "DuplicateItem",
+        "New",
+    ] {
+        let (world, caller) = World::with_others(60).await;
+        // Always the same session, wherever it stands in its batch.
+        let poison = Session::of("alice", "alice-7");
+        world.proxy.rule(move |call| {
+            let statements = call.body["Statements"].as_array();
+            let position = statements.and_then(|statements| {
+                statements.iter().position(|statement| statement["Parameters"][3]["S"] == poison.token_hash())
+            });
+            position.map_or(Action::Forward, |index| Action::FailStatements(vec![(index, code)]))
+        });
+        let (answer, rows) = press(&world, &caller).await;
+        answer.assert_error(500, "internal_error", Some(59));
+        assert_eq!(rows["alice-7"]["status"], "S:active");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_throttled_for_ever_does_not_save_the_others() {
+    let (world, caller) = World::with_others(2_100).await;
+    let poison = Session::of("alice", "alice-7");
+    world.proxy.rule(move |call| {
+        let statements = call.body["Statements"].as_array();
+        let position = statements.and_then(|statements| {
+            statements.iter().position(|statement| statement["Parameters"][3]["S"] == poison.token_hash())
+        });
+        position.map_or(Action::Forward, |index| Action::FailStatements(vec![(index, "TransactionConflict")]))
+    });
+    let (answer, _) = press(&world, &caller).await;
+    answer.assert_error(503, "temporarily_unavailable", Some(2_099));
+}
+
+#[tokio::test]
+async fn a_failure_half_way_tells_exactly_how_far_it_got() {
+    let actions: [fn() -> Action; 2] =
+        [|| Action::Fail(400, "ThrottlingException"), || Action::Fail(400, "AccessDeniedException")];
+    for (action, status, id) in [(actions[0], 503, "temporarily_unavailable"), (actions[1], 500, "internal_error")] {
+        let (world, caller) = World::with_others(100).await;
+        world.proxy.rule(move |call| match call.operation.as_str() {
+            BATCH if call.number >= 2 => action(),
+            _ => Action::Forward,
+        });
+        let (answer, _) = press(&world, &caller).await;
+        answer.assert_error(status, id, Some(50));
+        world.proxy.reset();
+        press(&world, &caller).await.0.assert_count(50);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_confirmation_is_no_200() {
+    let (world, caller) = World::with_others(30).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        ("Query", 1..) => Action::Fail(500, "InternalServerError"),
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_error(503, "temporarily_unavailable", Some(30));
+}
+
+#[tokio::test]
+async fn a_later_page_that_fails_is_no_200() {
+    let (world, caller) = World::with_others(2_100).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        ("Query", 1..) => Action::Fail(400, "AccessDeniedException"),
+        _ => Action::Forward,
+    });
+    let (answer, _) = press(&world, &caller).await;
+    assert_eq!(answer.error_id(), "internal_error");
+}
+
+#[tokio::test]
+async fn an_index_entry_without_a_key_is_an_internal_error() {
+    let (world, caller) = World::with_others(1).await;
+    world.proxy.rule(every("Query", || Action::Edit(Box::new(|answer| answer["Items"] = json!([{}])))));
+    press(&world, &caller).await.0.assert_error(500, "internal_error", None);
+}
+
+#[tokio::test]
+async fn the_answer_leaves_before_the_deadline_however_the_store_hangs() {
+    for operation in ["GetItem", "Query", BATCH] {
+        for action in [|| Action::Hang, || Action::HangAfter] {
+            let (mut world, caller) = World::with_others(60).await;
+            world.timeout = Duration::from_secs(2);
+            world.proxy.rule(every(operation, action));
+            let begin = Instant::now();
+            let (answer, _) = press(&world, &caller).await;
+            assert!(begin.elapsed() < world.timeout, "{operation}: {:?}", begin.elapsed());
+            // Writes that were carried out but never answered are found out, and the others are out after all.
+            assert!(matches!(answer.error_id(), "temporarily_unavailable" | ""), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_time_changes_nothing_and_says_so() {
+    let (mut world, caller) = World::with_others(10).await;
+    world.timeout = Duration::from_millis(100);
+    world.proxy.rule(|_| Action::Delay(Duration::from_millis(200)));
+    let (answer, _) = press(&world, &caller).await;
+    answer.assert_error(503, "temporarily_unavailable", Some(0));
+}
+
+#[tokio::test]
+async fn a_deadline_in_the_past_counts_as_none() {
+    let (mut world, caller) = World::with_others(10).await;
+    world.timeout = Duration::ZERO;
+    press(&world, &caller).await.0.assert_count(10);
+}
+
+#[tokio::test]
+async fn every_call_gets_further_until_one_is_done() {
+    let (mut world, caller) = World::with_others(1_500).await;
+    world.timeout = Duration::from_secs(2);
+    world.proxy.rule(every(BATCH, || Action::Delay(Duration::from_millis(400))));
+    let mut calls = 0;
+    loop {
+        let (answer, _) = press(&world, &caller).await;
+        calls += 1;
+        if answer.status == 200 {
+            break;
+        }
+        assert_ne!(answer.body["error"]["details"]["revoked"], 0);
+        assert!(calls < 10);
+    }
+    assert!(calls > 1, "the time was meant to be too short for one call");
+}
+
+#[tokio::test]
+async fn slow_answers_are_waited_for() {
+    let (world, caller) = World::with_others(30).await;
+    world.proxy.rule(|_| Action::Delay(Duration::from_millis(700)));
+    press(&world, &caller).await.0.assert_count(30);
+}
+
+#[tokio::test]
+async fn nothing_listens() {
+    let (mut world, caller) = World::with_others(1).await;
+    world.proxy.address = ([127, 0, 0, 1], 9).into();
+    world.press(&caller).await.assert_error(503, "temporarily_unavailable", Some(0));
+}
+
+#[tokio::test]
+async fn a_missing_table_or_index_is_an_internal_error() {
+    let (mut world, caller) = World::with_others(1).await;
+    "no-such-index".clone_into(&mut world.config.table.index);
+    world.press(&caller).await.assert_error(500, "internal_error", None);
+    "no-such-table".clone_into(&mut world.config.table.name);
+    world.press(&caller).await.assert_error(500, "internal_error", None);
+}

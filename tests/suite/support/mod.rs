@@ -1,0 +1,180 @@
+//! What the tests are made of: a database, a proxy in front of it that can fail, and the function on top.
+
+pub mod database;
+pub mod demo;
+pub mod events;
+pub mod proxy;
+pub mod runtime;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::{Credentials, Region};
+use disable_my_other_sessions::client;
+use disable_my_other_sessions::config::{Config, Table};
+use disable_my_other_sessions::event::Event;
+use disable_my_other_sessions::handler::Handler;
+use disable_my_other_sessions::origin::AllowedOrigins;
+use disable_my_other_sessions::store::Store;
+use lambda_http::{Context, LambdaEvent, Service};
+use serde_json::{Value, json};
+
+pub use database::{Database, Row, Session, n, now, s, sessions_of};
+pub use events::{Gateway, delete};
+pub use proxy::{Action, Proxy};
+
+/// The function on a database of its own, called as the Lambda runtime calls it.
+#[derive(Clone)]
+pub struct World {
+    pub database: Database,
+    pub proxy: Proxy,
+    pub config: Config,
+    /// How long an invocation may take.
+    pub timeout: Duration,
+}
+
+/// What a client got.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub status: u64,
+    pub headers: BTreeMap<String, String>,
+    /// `Null` where there is no body.
+    pub body: Value,
+}
+
+impl World {
+    /// An empty world. Its database is an embedded one, or a table of its own in the one at `DYNAMODB_ADDRESS`.
+    pub async fn new() -> Self {
+        let database = match std::env::var("DYNAMODB_ADDRESS") {
+            Ok(address) => {
+                static TABLES: AtomicUsize = AtomicUsize::new(0);
+                let table = format!("sessions-{}-{}", std::process::id(), TABLES.fetch_add(1, Ordering::Relaxed));
+                Database::connect(address.parse().expect("an address and a port"), &table).await
+            }
+            Err(_) => Database::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.expect("a database"),
+        };
+        let proxy = Proxy::start(database.address);
+        let config = Config {
+            table: Table { name: database.table.clone(), index: database::INDEX.to_owned() },
+            cookie_name: "ory_kratos_session".to_owned(),
+            allowed_origins: AllowedOrigins::parse("https://app.example.com").expect("origins"),
+            error_debug: false,
+        };
+        Self { database, proxy, config, timeout: Duration::from_secs(29) }
+    }
+
+    /// A world with a caller and `others` more sessions of the same user.
+    pub async fn with_others(others: usize) -> (Self, Session) {
+        let world = Self::new().await;
+        let caller = Session::of("alice", "caller");
+        world.database.put(std::slice::from_ref(&caller)).await;
+        world.database.put(&sessions_of("alice", others)).await;
+        (world, caller)
+    }
+
+    /// Sends the function an event, in the format of a gateway's, and returns the answer in the same.
+    pub async fn invoke(&self, event: &Value) -> Value {
+        let store = Store::new(self.client().await, self.config.table.clone());
+        let mut service = Handler::new(self.config.clone(), store).into_service();
+        let mut context = Context::default();
+        "lambda-request-id".clone_into(&mut context.request_id);
+        let deadline = (SystemTime::now() + self.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        context.deadline = deadline.as_millis().try_into().expect("milliseconds");
+        let event: Event = serde_json::from_value(event.clone()).expect("an event of a gateway");
+        let answer = service.call(LambdaEvent::new(event, context)).await.expect("an answer");
+        serde_json::to_value(answer).expect("JSON")
+    }
+
+    /// Sends the function a request.
+    pub async fn send(&self, request: events::Request) -> Answer {
+        Answer::from_gateway(&self.invoke(&request.into_event()).await)
+    }
+
+    /// Presses the button with a session's token.
+    pub async fn press(&self, caller: &Session) -> Answer {
+        self.send(delete().token(&caller.token)).await
+    }
+
+    /// The client as the binary makes it, but for where it connects to.
+    async fn client(&self) -> Client {
+        let config = client::config()
+            .endpoint_url(format!("http://{}", self.proxy.address))
+            .region(Region::new("eu-central-1"))
+            .credentials_provider(Credentials::new("local", "local", None, None, "tests"));
+        Client::new(&config.load().await)
+    }
+}
+
+impl Answer {
+    /// Reads the answer of any gateway's format.
+    pub fn from_gateway(answer: &Value) -> Self {
+        let mut headers = BTreeMap::new();
+        for field in ["headers", "multiValueHeaders"] {
+            for (name, value) in answer[field].as_object().into_iter().flatten() {
+                let value = value.as_array().map_or(value, |values| &values[0]);
+                headers.insert(name.to_lowercase(), value.as_str().expect("a header").to_owned());
+            }
+        }
+        let body = match answer["body"].as_str() {
+            None | Some("") => Value::Null,
+            Some(body) => serde_json::from_str(body).expect("a JSON body"),
+        };
+        Self { status: answer["statusCode"].as_u64().expect("a status"), headers, body }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    pub fn error_id(&self) -> &str {
+        self.body["error"]["id"].as_str().unwrap_or_default()
+    }
+
+    /// Asserts that the others are out, and how many that were.
+    #[track_caller]
+    pub fn assert_count(&self, count: u64) {
+        assert_eq!((self.status, &self.body), (200, &json!({"count": count})), "{self:?}");
+    }
+
+    /// Asserts an error, and how many sessions the call did revoke if it says so.
+    #[track_caller]
+    pub fn assert_error(&self, status: u64, id: &str, revoked: Option<u64>) {
+        assert_eq!((self.status, self.error_id()), (status, id), "{self:?}");
+        assert_eq!(self.body["error"]["details"]["revoked"].as_u64(), revoked, "{self:?}");
+    }
+}
+
+/// Does something to the database from within a rule of the proxy's, before the request goes on.
+pub fn meanwhile(change: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(change);
+    });
+    thread.join().expect("the change");
+}
+
+/// How many rows are revoked.
+pub fn revoked(rows: &BTreeMap<String, Row>) -> u64 {
+    rows.values().filter(|row| row.get("status").is_some_and(|status| status == "S:revoked")).count() as u64
+}
+
+/// Two instants of the table differ in nothing but what revocation writes.
+#[track_caller]
+pub fn assert_only_revocations(before: &BTreeMap<String, Row>, after: &BTreeMap<String, Row>) {
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "items came or went");
+    for (id, row) in after {
+        if row == &before[id] {
+            continue;
+        }
+        let mut row = row.clone();
+        assert_eq!(row.insert("status".to_owned(), String::new()).as_deref(), Some("S:revoked"), "{id}");
+        for attribute in ["revoked_at", "revoked_by", "revocation_id"] {
+            assert!(row.remove(attribute).is_some(), "{id} lacks {attribute}");
+        }
+        let mut old = before[id].clone();
+        assert_ne!(old.insert("status".to_owned(), String::new()).as_deref(), Some("S:revoked"), "{id}");
+        assert_eq!(row, old, "{id} was changed");
+    }
+}

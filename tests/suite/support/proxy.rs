@@ -1,0 +1,248 @@
+//! Between the SDK and the database: passes requests on, keeps what it saw, and does them harm where a test asks for it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// A request to DynamoDB as the proxy sees it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Such as `GetItem`.
+    pub operation: String,
+    /// How many of this operation came before.
+    pub number: usize,
+    /// How many of this operation are under way, this one included.
+    pub under_way: usize,
+    pub body: Value,
+}
+
+/// What the proxy does with a request.
+pub enum Action {
+    Forward,
+    /// Waits, then forwards.
+    Delay(Duration),
+    /// Never answers, nor forwards.
+    Hang,
+    /// Closes the connection without forwarding.
+    Refuse,
+    /// Answers an error of the whole request without forwarding: HTTP status and code.
+    Fail(u16, &'static str),
+    /// Answers what is no answer of DynamoDB's.
+    Garbage,
+    /// Forwards, and closes the connection instead of answering.
+    LoseAnswer,
+    /// Forwards, and never answers.
+    HangAfter,
+    /// Forwards, and answers an error all the same.
+    FailAfter(u16, &'static str),
+    /// Answers these statements of a batch, by position, with an error code, and forwards only the others.
+    FailStatements(Vec<(usize, &'static str)>),
+    /// Forwards, and changes the answer.
+    Edit(Box<dyn FnOnce(&mut Value) + Send>),
+}
+
+type Rule = Box<dyn FnMut(&Call) -> Action + Send>;
+
+/// A proxy of one's own in front of a database.
+#[derive(Clone)]
+pub struct Proxy {
+    pub address: SocketAddr,
+    state: Arc<State>,
+}
+
+struct State {
+    database: SocketAddr,
+    client: Client<HttpConnector, Full<Bytes>>,
+    rule: Mutex<Rule>,
+    seen: Mutex<Vec<Call>>,
+    under_way: Mutex<BTreeMap<String, usize>>,
+}
+
+impl Proxy {
+    /// Starts a proxy that forwards everything, on a thread of its own.
+    pub fn start(database: SocketAddr) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("a listener that does not block");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(State {
+            database,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            rule: Mutex::new(Box::new(|_| Action::Forward)),
+            seen: Mutex::default(),
+            under_way: Mutex::default(),
+        });
+        let proxy = Self { address, state: Arc::clone(&state) };
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(serve(listener, state));
+        });
+        proxy
+    }
+
+    /// From now on does with each request what the rule says.
+    pub fn rule(&self, rule: impl FnMut(&Call) -> Action + Send + 'static) {
+        *self.state.rule.lock().expect("no rule to panic") = Box::new(rule);
+    }
+
+    /// Forgets the rule and what it has seen.
+    pub fn reset(&self) {
+        self.rule(|_| Action::Forward);
+        self.state.seen.lock().expect("a lock").clear();
+    }
+
+    /// What has been asked so far.
+    pub fn seen(&self) -> Vec<Call> {
+        self.state.seen.lock().expect("a lock").clone()
+    }
+
+    /// How often an operation has been asked for.
+    pub fn count(&self, operation: &str) -> usize {
+        self.seen().iter().filter(|call| call.operation == operation).count()
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, state: Arc<State>) -> Infallible {
+    let listener = TcpListener::from_std(listener).expect("a listener");
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&state), request));
+            // An error is a connection that a rule has closed, or the client.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// The error closes the connection.
+#[derive(Debug, thiserror::Error)]
+#[error("closed by the rule")]
+struct Closed;
+
+/// Counts a request as under way until it is answered or its connection closed.
+struct UnderWay<'a>(&'a State, String);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        *self.0.under_way.lock().expect("a lock").entry(self.1.clone()).or_default() -= 1;
+    }
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
+    let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+    let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+    let body: Value = serde_json::from_slice(&body).expect("a JSON request");
+    let _under_way = UnderWay(&state, operation.clone());
+    let call = {
+        let mut seen = state.seen.lock().expect("a lock");
+        let number = seen.iter().filter(|call| call.operation == operation).count();
+        let mut under_way = state.under_way.lock().expect("a lock");
+        let under_way = under_way.entry(operation.clone()).or_default();
+        *under_way += 1;
+        let call = Call { operation, number, under_way: *under_way, body };
+        seen.push(call.clone());
+        call
+    };
+    let action = (state.rule.lock().expect("no rule to panic"))(&call);
+    let forward = |body: Value| state.forward(&parts.headers, body);
+    match action {
+        Action::Forward => forward(call.body).await,
+        Action::Delay(time) => {
+            tokio::time::sleep(time).await;
+            forward(call.body).await
+        }
+        Action::Hang => std::future::pending().await,
+        Action::Refuse => Err(Closed),
+        Action::Fail(status, code) => Ok(error(status, code)),
+        Action::Garbage => Ok(response(200, Bytes::from_static(b"<html>Bad Gateway</html>"))),
+        Action::LoseAnswer => {
+            forward(call.body).await?;
+            Err(Closed)
+        }
+        Action::HangAfter => {
+            forward(call.body).await?;
+            std::future::pending().await
+        }
+        Action::FailAfter(status, code) => {
+            forward(call.body).await?;
+            Ok(error(status, code))
+        }
+        Action::FailStatements(codes) => fail_statements(call.body, &codes, forward).await,
+        Action::Edit(edit) => {
+            let (parts, body) = forward(call.body).await?.into_parts();
+            let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
+            let mut body: Value = serde_json::from_slice(&body).expect("a JSON answer");
+            edit(&mut body);
+            Ok(response(parts.status.as_u16(), body.to_string().into()))
+        }
+    }
+}
+
+impl State {
+    async fn forward(&self, headers: &HeaderMap, body: Value) -> Result<Response<Full<Bytes>>, Closed> {
+        let mut request = Request::post(format!("http://{}/", self.database));
+        for name in ["x-amz-target", "content-type", "authorization", "x-amz-date"] {
+            if let Some(value) = headers.get(name) {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Full::new(body.to_string().into())).expect("a request");
+        let (parts, body) = self.client.request(request).await.expect("an answer of the database").into_parts();
+        let body = body.collect().await.expect("a whole answer").to_bytes();
+        Ok(response(parts.status.as_u16(), body))
+    }
+}
+
+async fn fail_statements<F>(
+    mut body: Value,
+    codes: &[(usize, &'static str)],
+    forward: impl FnOnce(Value) -> F,
+) -> Result<Response<Full<Bytes>>, Closed>
+where
+    F: Future<Output = Result<Response<Full<Bytes>>, Closed>>,
+{
+    let failed = |index: usize| codes.iter().find(|(failed, _)| *failed == index).map(|(_, code)| *code);
+    let statements = body["Statements"].as_array().expect("statements").clone();
+    let passed: Vec<Value> =
+        statements.iter().enumerate().filter(|(index, _)| failed(*index).is_none()).map(|(_, s)| s.clone()).collect();
+    let mut answers = Vec::new();
+    if !passed.is_empty() {
+        body["Statements"] = Value::Array(passed);
+        let answer = forward(body).await?.into_body().collect().await.map_err(|_| Closed)?.to_bytes();
+        let answer: Value = serde_json::from_slice(&answer).expect("a JSON answer");
+        answers.clone_from(answer["Responses"].as_array().expect("responses"));
+    }
+    for index in 0..statements.len() {
+        if let Some(code) = failed(index) {
+            answers
+                .insert(index, json!({"Error": {"Code": code, "Message": "canary-message"}, "TableName": "sessions"}));
+        }
+    }
+    Ok(response(200, json!({"Responses": answers}).to_string().into()))
+}
+
+fn error(status: u16, code: &str) -> Response<Full<Bytes>> {
+    let body = json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": "canary-message"});
+    response(status, body.to_string().into())
+}
+
+fn response(status: u16, body: Bytes) -> Response<Full<Bytes>> {
+    let response = Response::builder().status(status).header(CONTENT_TYPE, "application/x-amz-json-1.0");
+    response.body(Full::new(body)).expect("a response")
+}
