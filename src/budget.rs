@@ -15,8 +15,9 @@
 //! still be carried out: 1 s, 2 s, 3 s, 3 s …
 //!
 //! Reads are tried 5 times: at worst 9.5 s of waiting and 0.75 s of back-off. A batch is tried until it got nowhere 10
-//! times in a row, which takes 3 s on average when all is throttled. Whatever comes first, these or `answer_by`, ends the
-//! request.
+//! times in a row, which takes 3 s on average when all is throttled. A look at what became of a lost write is tried 12
+//! times, because the exact count hangs on it. Whatever comes first, these or `answer_by`, ends the request. Near the end
+//! no read waits for more than half of the time left, so that there is always another.
 
 use std::time::{Duration, SystemTime};
 
@@ -39,6 +40,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Tries of a read.
 const READ_ATTEMPTS: u32 = 5;
+/// Tries of a look at what became of a write.
+const LOOK_ATTEMPTS: u32 = 12;
 /// Tries of a batch of writes in which none of them succeeds.
 const WRITE_ATTEMPTS: u32 = 10;
 
@@ -79,6 +82,8 @@ pub struct Attempts {
     made: u32,
     most: u32,
     first_timeout: Duration,
+    /// An attempt waits for no more than this part of the time left.
+    part: u32,
     start_by: Instant,
     end_by: Instant,
 }
@@ -87,25 +92,21 @@ impl Attempts {
     /// Attempts at a read.
     #[must_use]
     pub fn read(budget: &Budget) -> Self {
-        Self {
-            made: 0,
-            most: READ_ATTEMPTS,
-            first_timeout: FIRST_READ_TIMEOUT,
-            start_by: budget.answer_by,
-            end_by: budget.answer_by,
-        }
+        let (most, first_timeout) = (READ_ATTEMPTS, FIRST_READ_TIMEOUT);
+        Self { made: 0, most, first_timeout, part: 2, start_by: budget.answer_by, end_by: budget.answer_by }
+    }
+
+    /// Attempts at a look at what became of a write.
+    #[must_use]
+    pub fn look(budget: &Budget) -> Self {
+        Self { most: LOOK_ATTEMPTS, ..Self::read(budget) }
     }
 
     /// Attempts at a write.
     #[must_use]
     pub fn write(budget: &Budget) -> Self {
-        Self {
-            made: 0,
-            most: WRITE_ATTEMPTS,
-            first_timeout: FIRST_WRITE_TIMEOUT,
-            start_by: budget.stop_writing,
-            end_by: budget.writes_end,
-        }
+        let (most, first_timeout) = (WRITE_ATTEMPTS, FIRST_WRITE_TIMEOUT);
+        Self { made: 0, most, first_timeout, part: 1, start_by: budget.stop_writing, end_by: budget.writes_end }
     }
 
     /// Backs off if this is not the first attempt, then gives how long the next one may wait; `None` if there is none.
@@ -127,7 +128,7 @@ impl Attempts {
         let now = Instant::now();
         let timeout = doubled(self.first_timeout, self.made).min(MAX_TIMEOUT);
         self.made += 1;
-        (now < self.start_by).then(|| timeout.min(self.end_by - now))
+        (now < self.start_by).then(|| timeout.min((self.end_by - now) / self.part))
     }
 
     /// The last attempt got further: count anew.

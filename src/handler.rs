@@ -21,7 +21,7 @@ use crate::session::{Revocation, Session};
 use crate::store::{Inactive, Store};
 
 /// The function: its configuration and its store, made once a cold start.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Handler {
     config: Config,
     store: Store,

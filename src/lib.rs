@@ -16,6 +16,7 @@
 //! | [`revocation`] | every other session revoked, and counted exactly |
 //! | [`store`] | DynamoDB: each operation once, each error judged |
 //! | [`budget`] | deadlines, time-outs, back-off |
+//! | [`pace`] | how fast to write |
 //! | [`response`] | the count, the errors, the envelope |
 //! | [`client`] | how DynamoDB is reached |
 //! | [`config`], [`logging`] | the environment; the log |
@@ -36,6 +37,7 @@ pub mod event;
 pub mod handler;
 pub mod logging;
 pub mod origin;
+pub mod pace;
 pub mod response;
 pub mod revocation;
 pub mod session;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use aws_sdk_dynamodb::Client;
+use disable_my_other_sessions::client::Connections;
 use disable_my_other_sessions::config::{Config, Logging};
 use disable_my_other_sessions::handler::Handler;
 use disable_my_other_sessions::store::Store;
@@ -27,6 +27,6 @@ async fn run() -> Result<(), Error> {
     if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
         return Err("AWS_REGION is not set: it must name the region of the table".into());
     }
-    let store = Store::new(Client::new(&sdk_config), config.table.clone());
+    let store = Store::new(Connections::new(sdk_config), config.table.clone());
     lambda_runtime::run(Handler::new(config, store).into_service()).await
 }

@@ -16,15 +16,16 @@ use std::time::Duration;
 use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::select;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::budget::{Attempts, Budget};
+use crate::pace::Pace;
 use crate::session::{Revocation, Session, TokenHash};
 use crate::store::{BATCH_SIZE, Cursor, Page, Revoked, State, Store, StoreError};
 
-/// Batches under way at once: 500 sessions in one round trip. All of a user's entries share one index partition, which
-/// takes 1,000 writes a second past a burst, so more would buy only throttles.
+/// Batches under way at once: 500 sessions in one round trip. More would need more connections, and a user's sessions
+/// cannot be written much faster anyway: see [`Pace`].
 const IN_FLIGHT: usize = 20;
 
 /// Not every other session is revoked.
@@ -53,6 +54,7 @@ pub async fn revoke_others(
         revocation,
         budget,
         looks: Semaphore::new(IN_FLIGHT),
+        pace: Mutex::new(Pace::unlimited()),
         began: AtomicBool::new(false),
         slowest_write: AtomicU64::new(0),
         revoked: AtomicU64::new(0),
@@ -73,6 +75,7 @@ struct Call<'a> {
     budget: &'a Budget,
     /// A permit for each look at a single session, since a batch may want to look at all of its own.
     looks: Semaphore,
+    pace: Mutex<Pace>,
     /// Whether a write was sent.
     began: AtomicBool,
     /// The longest that a write has taken to be answered, in microseconds.
@@ -173,7 +176,7 @@ impl Call<'_> {
         let mut attempts = Attempts::write(self.budget);
         while !left.is_empty()
             && let Some(limit) = attempts.next().await
-            && self.can_finish_a_write()
+            && self.turn_to_write(left.len()).await
         {
             let answers = match self.write(&left, limit).await {
                 Ok(answers) => answers,
@@ -192,7 +195,7 @@ impl Call<'_> {
                 match answer {
                     Revoked::Changed => self.count_one(),
                     Revoked::Unchanged => unchanged.push(token_hash),
-                    Revoked::TryAgain(code) => {
+                    Revoked::Throttled(code) | Revoked::TryAgain(code) => {
                         cause = StoreError::StatementFailed(code);
                         left.push(token_hash);
                     }
@@ -224,12 +227,34 @@ impl Call<'_> {
         if left.is_empty() { Ok(()) } else { Err(Failure { cause, stalled: left.len() == size }) }
     }
 
+    /// Waits until so many writes may be sent; false if that is too late for them to be answered in time. As things go,
+    /// that may take twice as long as the slowest so far, and one that is not answered could be carried out after this
+    /// call has told its count.
+    async fn turn_to_write(&self, writes: usize) -> bool {
+        let turn = self.pace.lock().await.reserve(writes);
+        let slowest = Duration::from_micros(self.slowest_write.load(Ordering::Relaxed));
+        if turn >= self.budget.stop_writing || turn + 2 * slowest >= self.budget.writes_end {
+            return false;
+        }
+        sleep_until(turn).await;
+        true
+    }
+
     async fn write(&self, token_hashes: &[TokenHash], limit: Duration) -> Result<Vec<Revoked>, StoreError> {
         self.began.store(true, Ordering::Relaxed);
         let begin = Instant::now();
-        let answers = self.store.revoke(&self.caller.user_id, token_hashes, self.revocation, limit).await?;
-        self.slowest_write.fetch_max(micros(begin.elapsed()), Ordering::Relaxed);
-        Ok(answers)
+        let limit = limit.min(self.budget.writes_end - begin);
+        let answers = self.store.revoke(&self.caller.user_id, token_hashes, self.revocation, limit).await;
+        let throttled = match &answers {
+            Ok(answers) => answers.iter().filter(|answer| matches!(answer, Revoked::Throttled(_))).count(),
+            Err(error) if error.is_throttle() => token_hashes.len(),
+            Err(_) => 0,
+        };
+        self.pace.lock().await.learn(token_hashes.len() - throttled, throttled);
+        if answers.is_ok() {
+            self.slowest_write.fetch_max(micros(begin.elapsed()), Ordering::Relaxed);
+        }
+        answers
     }
 
     /// Looks at each session in the table and returns those still to be revoked, or not known not to be because their
@@ -260,13 +285,6 @@ impl Call<'_> {
         let _permit = self.looks.acquire().await;
         let state = self.store.state(&self.caller.user_id, &token_hash, self.revocation, self.budget).await;
         (token_hash, state)
-    }
-
-    /// Whether a write that begins now is likely to be answered in time: as things go, it may take twice as long as the
-    /// slowest so far. One that is not could be carried out after this call has told its count.
-    fn can_finish_a_write(&self) -> bool {
-        let slowest = Duration::from_micros(self.slowest_write.load(Ordering::Relaxed));
-        Instant::now() + 2 * slowest < self.budget.writes_end
     }
 
     fn count_one(&self) {

@@ -8,10 +8,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::RequestId;
+use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementInput;
+use aws_sdk_dynamodb::operation::get_item::GetItemInput;
+use aws_sdk_dynamodb::operation::query::QueryInput;
 use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse};
 use tokio::time::timeout;
 
 use crate::budget::{Attempts, Budget};
+use crate::client::Connections;
 use crate::config::Table;
 use crate::session::{Revocation, Session, TokenHash, UserId};
 
@@ -26,9 +30,9 @@ const PAGE_SIZE: i32 = 2_000;
 type Item = HashMap<String, AttributeValue>;
 
 /// Access to the sessions table.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Store {
-    client: Client,
+    connections: Connections,
     table: Table,
     revoke_statement: String,
 }
@@ -57,6 +61,8 @@ pub enum Revoked {
     Changed,
     /// There was nothing to change: it is revoked, gone, or of another user.
     Unchanged,
+    /// Nothing was changed, because there was too much to do: DynamoDB's code of the error.
+    Throttled(String),
     /// Nothing was changed this time; another attempt may: DynamoDB's code of the error.
     TryAgain(String),
     /// It may have been changed or not.
@@ -102,7 +108,7 @@ pub enum StoreError {
         operation: &'static str,
         /// What went wrong, free of request and item data.
         cause: String,
-        /// Whether a write may have been carried out all the same.
+        /// Whether a write may have been carried out all the same; if not, it was throttled.
         perhaps_applied: bool,
     },
     /// Trying again will not help.
@@ -137,6 +143,12 @@ impl StoreError {
         }
     }
 
+    /// Whether there was too much to do for the table, or for a partition of it.
+    #[must_use]
+    pub fn is_throttle(&self) -> bool {
+        matches!(self, Self::Unavailable { perhaps_applied: false, .. })
+    }
+
     /// Whether a write that ended so may have been carried out all the same.
     #[must_use]
     pub fn perhaps_applied(&self) -> bool {
@@ -145,9 +157,9 @@ impl StoreError {
 }
 
 impl Store {
-    /// A store on a client that does not retry: a retry of the SDK's would hide that an answer was lost.
+    /// A store in this table.
     #[must_use]
-    pub fn new(client: Client, table: Table) -> Self {
+    pub fn new(connections: Connections, table: Table) -> Self {
         // The owner condition keeps a stale index entry from revoking a session that meanwhile is someone else's. The
         // status condition makes the answer tell who changed the session, and the statement safe to repeat; it holds for
         // a missing status too. Neither creates an item, as UpdateItem would for one that TTL has just deleted.
@@ -155,7 +167,7 @@ impl Store {
             r#"UPDATE "{}" SET "status"='revoked' SET "revoked_at"=? SET "revoked_by"=? SET "revocation_id"=? WHERE "token_hash"=? AND "user_id"=? AND "status"<>'revoked'"#,
             table.name
         );
-        Self { client, table, revoke_statement }
+        Self { connections, table, revoke_statement }
     }
 
     /// The session of a token, if it is active now. Strongly consistent, so that a session that was revoked a moment ago
@@ -168,15 +180,17 @@ impl Store {
         token_hash: TokenHash,
         budget: &Budget,
     ) -> Result<Result<Session, Inactive>, StoreError> {
-        let request = self
-            .client
-            .get_item()
+        let request = GetItemInput::builder()
             .table_name(&self.table.name)
             .key("token_hash", string(token_hash.as_str()))
             .consistent_read(true)
             .projection_expression("session_id, user_id, #status, expires_at")
             .expression_attribute_names("#status", "status");
-        let output = read("GetItem", budget, move || request.clone().send()).await?;
+        let send = move |client: Client| {
+            let request = request.clone();
+            async move { request.send_with(&client).await }
+        };
+        let output = self.read("GetItem", Attempts::read(budget), send).await?;
         let Some(item) = output.item else { return Ok(Err(Inactive::Unknown)) };
         if text(&item, "status") != Some("active") {
             return Ok(Err(Inactive::NotActive));
@@ -197,9 +211,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn page(&self, user: &UserId, from: Option<Cursor>, budget: &Budget) -> Result<Page, StoreError> {
-        let request = self
-            .client
-            .query()
+        let request = QueryInput::builder()
             .table_name(&self.table.name)
             .index_name(&self.table.index)
             .key_condition_expression("user_id = :user")
@@ -210,7 +222,11 @@ impl Store {
             .expression_attribute_values(":revoked", string("revoked"))
             .limit(PAGE_SIZE)
             .set_exclusive_start_key(from.map(|cursor| cursor.0));
-        let output = read("Query", budget, move || request.clone().send()).await?;
+        let send = move |client: Client| {
+            let request = request.clone();
+            async move { request.send_with(&client).await }
+        };
+        let output = self.read("Query", Attempts::read(budget), send).await?;
         let token_hashes =
             output.items.unwrap_or_default().into_iter().map(|mut item| match item.remove("token_hash") {
                 Some(AttributeValue::S(token_hash)) => Ok(TokenHash::from_table(token_hash)),
@@ -250,8 +266,9 @@ impl Store {
                 })
         });
         let statements = statements.collect::<Result<Vec<_>, _>>()?;
-        let request = self.client.batch_execute_statement().set_statements(Some(statements));
-        let output = attempt("BatchExecuteStatement", limit, request.send()).await?;
+        let request = BatchExecuteStatementInput::builder().set_statements(Some(statements));
+        let send = |client: Client| async move { request.send_with(&client).await };
+        let output = self.attempt("BatchExecuteStatement", limit, send).await?;
         let mut responses = output.responses.unwrap_or_default().into_iter();
         // A statement without an answer of its own is one whose answer was lost.
         Ok(token_hashes
@@ -271,15 +288,17 @@ impl Store {
         revocation: &Revocation,
         budget: &Budget,
     ) -> Result<State, StoreError> {
-        let request = self
-            .client
-            .get_item()
+        let request = GetItemInput::builder()
             .table_name(&self.table.name)
             .key("token_hash", string(token_hash.as_str()))
             .consistent_read(true)
             .projection_expression("user_id, #status, revoked_at, revoked_by, revocation_id")
             .expression_attribute_names("#status", "status");
-        let output = read("GetItem", budget, move || request.clone().send()).await?;
+        let send = move |client: Client| {
+            let request = request.clone();
+            async move { request.send_with(&client).await }
+        };
+        let output = self.read("GetItem", Attempts::look(budget), send).await?;
         let Some(item) = output.item else { return Ok(State::Done) };
         if text(&item, "user_id") != Some(&user.0) {
             return Ok(State::Done);
@@ -293,42 +312,49 @@ impl Store {
             && number(&item, "revoked_at") == Some(&revocation.at.to_string());
         Ok(if by_this { State::RevokedByThis } else { State::Done })
     }
-}
 
-/// Tries a read until it succeeds, cannot succeed, or has been tried often enough.
-async fn read<T, E, F>(operation: &'static str, budget: &Budget, send: impl Fn() -> F) -> Result<T, StoreError>
-where
-    E: ProvideErrorMetadata,
-    F: Future<Output = Result<T, SdkError<E>>>,
-{
-    let mut attempts = Attempts::read(budget);
-    let mut last = StoreError::OutOfTime;
-    while let Some(limit) = attempts.next().await {
-        match attempt(operation, limit, send()).await {
-            Err(error) if error.is_retryable() => last = error,
-            outcome => return outcome,
+    /// Tries a read until it succeeds, cannot succeed, or has been tried often enough.
+    async fn read<T, E, F>(
+        &self,
+        operation: &'static str,
+        mut attempts: Attempts,
+        send: impl Fn(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata,
+        F: Future<Output = Result<T, SdkError<E>>>,
+    {
+        let mut last = StoreError::OutOfTime;
+        while let Some(limit) = attempts.next().await {
+            match self.attempt(operation, limit, &send).await {
+                Err(error) if error.is_retryable() => last = error,
+                outcome => return outcome,
+            }
         }
+        Err(last)
     }
-    Err(last)
-}
 
-/// One attempt, given up after `limit`.
-async fn attempt<T, E>(
-    operation: &'static str,
-    limit: Duration,
-    request: impl Future<Output = Result<T, SdkError<E>>>,
-) -> Result<T, StoreError>
-where
-    E: ProvideErrorMetadata,
-{
-    match timeout(limit, request).await {
-        Ok(Ok(output)) => Ok(output),
-        Ok(Err(error)) => Err(classify(operation, &error)),
-        Err(_) => Err(StoreError::Unavailable {
-            operation,
-            cause: format!("no answer within {} ms", limit.as_millis()),
-            perhaps_applied: true,
-        }),
+    /// One attempt, given up after `limit`, and its connection with it.
+    async fn attempt<T, E, F>(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+        send: impl FnOnce(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata,
+        F: Future<Output = Result<T, SdkError<E>>>,
+    {
+        let (generation, client) = self.connections.client();
+        match timeout(limit, send(client)).await {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) => Err(classify(operation, &error)),
+            Err(_) => {
+                self.connections.give_up(generation);
+                let cause = format!("no answer within {} ms", limit.as_millis());
+                Err(StoreError::Unavailable { operation, cause, perhaps_applied: true })
+            }
+        }
     }
 }
 
