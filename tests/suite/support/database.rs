@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::Client;
@@ -12,6 +13,7 @@ use aws_sdk_dynamodb::types::{
 };
 use disable_my_other_sessions::session::Token;
 use saphyr::{LoadableYamlNode, Yaml};
+use tokio::sync::oneshot;
 
 pub const INDEX: &str = "user_id-index";
 
@@ -25,6 +27,8 @@ pub struct Database {
     /// Name of the table.
     pub table: String,
     client: Client,
+    /// The last clone takes the server with it.
+    _running: Option<Arc<oneshot::Sender<()>>>,
 }
 
 /// A session as an application would write it, and the token that it would give to the user.
@@ -35,28 +39,32 @@ pub struct Session {
 }
 
 impl Database {
-    /// Starts one on a port of `address` (0 for any free one) with an empty table. It lives as long as the process, on a
-    /// thread of its own, so that its work does not count against the time-outs of the function under test.
+    /// Starts one on a port of `address` (0 for any free one) with an empty table, on a thread of its own, so that its
+    /// work does not count against the time-outs of the function under test.
     pub async fn start(address: SocketAddr) -> std::io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let (running, stopped) = oneshot::channel::<()>();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
                 let database = dynoxide::Database::memory().expect("a database in memory");
-                dynoxide::server::serve_with_shutdown(listener, database, std::future::pending())
-                    .await
-                    .expect("a server");
+                let server = dynoxide::server::serve_with_shutdown(listener, database, std::future::pending());
+                tokio::select! {
+                    result = server => result.expect("a server"),
+                    _ = stopped => {}
+                }
             });
         });
-        Ok(Self::connect(address, "sessions").await)
+        Ok(Self { _running: Some(Arc::new(running)), ..Self::connect(address, "sessions").await })
     }
 
     /// Makes the table in a database that runs already.
     pub async fn connect(address: SocketAddr, table: &str) -> Self {
-        let database = Self { address, table: table.to_owned(), client: client(&format!("http://{address}")) };
+        let database =
+            Self { address, table: table.to_owned(), client: client(&format!("http://{address}")), _running: None };
         database.create_table().await;
         database
     }

@@ -11,9 +11,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{Credentials, Region};
-use disable_my_other_sessions::client;
+use disable_my_other_sessions::client::{self, Connections};
 use disable_my_other_sessions::config::{Config, Table};
 use disable_my_other_sessions::event::Event;
 use disable_my_other_sessions::handler::Handler;
@@ -77,7 +76,7 @@ impl World {
 
     /// Sends the function an event, in the format of a gateway's, and returns the answer in the same.
     pub async fn invoke(&self, event: &Value) -> Value {
-        let store = Store::new(self.client().await, self.config.table.clone());
+        let store = Store::new(self.connections().await, self.config.table.clone());
         let mut service = Handler::new(self.config.clone(), store).into_service();
         let mut context = Context::default();
         "lambda-request-id".clone_into(&mut context.request_id);
@@ -98,13 +97,13 @@ impl World {
         self.send(delete().token(&caller.token)).await
     }
 
-    /// The client as the binary makes it, but for where it connects to.
-    async fn client(&self) -> Client {
+    /// The connections as the binary makes them, but for where to.
+    async fn connections(&self) -> Connections {
         let config = client::config()
             .endpoint_url(format!("http://{}", self.proxy.address))
             .region(Region::new("eu-central-1"))
             .credentials_provider(Credentials::new("local", "local", None, None, "tests"));
-        Client::new(&config.load().await)
+        Connections::new(config.load().await)
     }
 }
 

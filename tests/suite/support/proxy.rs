@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 /// A request to DynamoDB as the proxy sees it.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ type Rule = Box<dyn FnMut(&Call) -> Action + Send>;
 pub struct Proxy {
     pub address: SocketAddr,
     state: Arc<State>,
+    /// The last clone takes the proxy with it.
+    _running: Arc<oneshot::Sender<()>>,
 }
 
 struct State {
@@ -70,6 +75,10 @@ struct State {
     rule: Mutex<Rule>,
     seen: Mutex<Vec<Call>>,
     under_way: Mutex<BTreeMap<String, usize>>,
+    /// The connections accepted so far.
+    connections: Mutex<Vec<AbortHandle>>,
+    /// Connections before this one are silent: what they carry is lost.
+    silent_before: AtomicUsize,
 }
 
 impl Proxy {
@@ -84,11 +93,19 @@ impl Proxy {
             rule: Mutex::new(Box::new(|_| Action::Forward)),
             seen: Mutex::default(),
             under_way: Mutex::default(),
+            connections: Mutex::default(),
+            silent_before: AtomicUsize::new(0),
         });
-        let proxy = Self { address, state: Arc::clone(&state) };
+        let (running, stopped) = oneshot::channel::<()>();
+        let proxy = Self { address, state: Arc::clone(&state), _running: Arc::new(running) };
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(serve(listener, state));
+            runtime.block_on(async {
+                tokio::select! {
+                    never = serve(listener, state) => match never {},
+                    _ = stopped => {}
+                }
+            });
         });
         proxy
     }
@@ -102,6 +119,17 @@ impl Proxy {
     pub fn reset(&self) {
         self.rule(|_| Action::Forward);
         self.state.seen.lock().expect("a lock").clear();
+    }
+
+    /// Closes all open connections.
+    pub fn close_connections(&self) {
+        self.state.connections.lock().expect("a lock").drain(..).for_each(|connection| connection.abort());
+    }
+
+    /// Lets all open connections fall silent, as a firewall does that has forgotten them.
+    pub fn silence_connections(&self) {
+        let accepted = self.state.connections.lock().expect("a lock").len();
+        self.state.silent_before.store(accepted, Ordering::Relaxed);
     }
 
     /// What has been asked so far.
@@ -119,12 +147,14 @@ async fn serve(listener: std::net::TcpListener, state: Arc<State>) -> Infallible
     let listener = TcpListener::from_std(listener).expect("a listener");
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let state = Arc::clone(&state);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&state), request));
+        let number = state.connections.lock().expect("a lock").len();
+        let connection = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&connection), number, request));
             // An error is a connection that a rule has closed, or the client.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
+        state.connections.lock().expect("a lock").push(task.abort_handle());
     }
 }
 
@@ -142,7 +172,14 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+async fn answer(
+    state: Arc<State>,
+    connection: usize,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Closed> {
+    if connection < state.silent_before.load(Ordering::Relaxed) {
+        std::future::pending::<Infallible>().await;
+    }
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();

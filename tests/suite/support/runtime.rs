@@ -53,6 +53,13 @@ impl Function {
         self.answers.recv().await.expect("the runtime API to run")
     }
 
+    /// Sends the process a signal, by name.
+    pub async fn signal(&self, name: &str) {
+        let process = self.process.id().expect("a running process").to_string();
+        let status = Command::new("kill").args(["-s", name, &process]).status().await.expect("kill to run");
+        assert!(status.success(), "{status}");
+    }
+
     /// Stops it and returns what it has printed.
     pub async fn stop(mut self) -> Output {
         self.process.start_kill().expect("a running process");
