@@ -1,0 +1,280 @@
+//! `make run`: the function under `cargo lambda watch`, on a DynamoDB in memory with the sessions of a few users in it,
+//! and what to send it. It knows ports, processes and words for newcomers; what the function does is the function's.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who has typed `make run`")]
+
+#[path = "../suite/support/database.rs"]
+#[allow(dead_code, clippy::expect_used, clippy::indexing_slicing, reason = "made for tests, which need more of it")]
+mod database;
+#[path = "../suite/support/demo.rs"]
+mod demo;
+
+use std::env;
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU16;
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use database::{Database, Row, Session, now};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{sleep, timeout};
+
+/// Where to listen, and how to choose another place.
+#[derive(Clone, Copy)]
+struct Port {
+    variable: &'static str,
+    number: u16,
+}
+
+/// Ctrl-C, `kill`, and the terminal being closed.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+/// `cargo lambda watch` and what it starts: cargo, rustc, the function.
+struct Watch {
+    process: Child,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => {
+            println!("\nStopped. Nothing is left running.");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("\n{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), String> {
+    // Before anything that has to be stopped is started.
+    let mut signals = Signals::new().map_err(|error| format!("Signals cannot be caught: {error}."))?;
+    let dynamodb = Port::from_environment("DYNAMODB_PORT", 8000)?;
+    let function = Port::from_environment("FUNCTION_PORT", 9000)?;
+    let sessions = demo::sessions();
+    let database = Database::start(dynamodb.address()).await.map_err(|error| dynamodb.problem(&error))?;
+    function.check()?;
+    database.put(&sessions).await;
+
+    println!("\nBuilding and starting the function with cargo lambda: the first time, this takes another minute.\n");
+    let mut watch = Watch::start(function, &database)
+        .map_err(|error| format!("cargo cannot be started, which should start the function: {error}."))?;
+    let outcome = tokio::select! {
+        () = signals.next() => Ok(()),
+        status = watch.process.wait() => Err(ended(status)),
+        problem = accompany(&database, &sessions, function) => Err(problem),
+    };
+    watch.stop().await;
+    outcome
+}
+
+/// Shows what there is to try, and what has become of it whenever Enter is pressed. Returns only with a problem.
+async fn accompany(database: &Database, sessions: &[Session], function: Port) -> String {
+    let refusal = match first_answer(function).await {
+        Ok((StatusCode::UNAUTHORIZED, body)) => body,
+        Ok((status, body)) => {
+            return format!("The function works, but not as it should. It has answered {status}: {body}");
+        }
+        Err(problem) => return problem,
+    };
+    let url = format!("http://localhost:{}/auth/sessions", function.number);
+    println!(
+        "
+Ready: DELETE {url}, on a DynamoDB of its own at http://{dynamodb}.
+
+{table}
+Paste these into another terminal. Alice signs out her other devices, with her laptop's token in a header:
+
+  curl -i -X DELETE {url} -H 'X-Session-Token: {alice}'
+  => 200 {{\"count\":3}}, and {{\"count\":0}} the second time
+
+Bob signs out his phone, with his browser's cookie:
+
+  curl -i -X DELETE {url} --cookie 'ory_kratos_session={bob}'
+  => 200 {{\"count\":1}}
+
+Carol is refused, since her session has expired:
+
+  curl -i -X DELETE {url} -H 'Authorization: Bearer {carol}'
+  => 401 {refusal}
+     (with another \"request\" each time)
+
+Enter shows the sessions again. Saving a file of src/ builds the function again. Ctrl-C stops everything.
+",
+        dynamodb = database.address,
+        table = table(database, sessions).await,
+        alice = demo::ALICE,
+        bob = demo::BOB,
+        carol = demo::CAROL,
+    );
+    let mut lines = lines();
+    while lines.recv().await.is_some() {
+        println!("{}", table(database, sessions).await);
+    }
+    pending().await
+}
+
+/// Calls the function as Carol, which changes nothing and yet needs everything to work: the answer, once there is one.
+///
+/// The request waits in cargo lambda while the function is built, and while it cannot be built.
+async fn first_answer(function: Port) -> Result<(StatusCode, String), String> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    loop {
+        let request = Request::delete(format!("http://{}/auth/sessions", function.address()))
+            .header("Authorization", format!("Bearer {}", demo::CAROL))
+            .body(Empty::new())
+            .map_err(|error| error.to_string())?;
+        match client.request(request).await {
+            Ok(answer) => {
+                let status = answer.status();
+                let body = answer.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+                return Ok((status, String::from_utf8_lossy(&body).into_owned()));
+            }
+            // Cargo lambda does not listen yet.
+            Err(error) if error.is_connect() => sleep(Duration::from_millis(100)).await,
+            Err(error) => return Err(format!("The function cannot be called: {error}.")),
+        }
+    }
+}
+
+async fn table(database: &Database, sessions: &[Session]) -> String {
+    let rows = database.rows().await;
+    let line =
+        |user: &str, session: &str, status: &str, token: &str| format!("  {user:<7}{session:<19}{status:<18}{token}\n");
+    let mut table = line("USER", "SESSION", "STATUS", "TOKEN");
+    for session in sessions {
+        let row = rows.get(session.id());
+        let value = |name| row.and_then(|row: &Row| row.get(name)?.get(2..)).unwrap_or_default();
+        let expired = value("expires_at").parse().is_ok_and(|expires_at: u64| expires_at <= now());
+        let status = format!("{}{}", value("status"), if expired { ", expired" } else { "" });
+        table.push_str(&line(value("user_id"), session.id(), &status, &session.token));
+    }
+    table
+}
+
+fn ended(status: io::Result<ExitStatus>) -> String {
+    let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+    format!("cargo lambda watch has ended by itself ({status}). Above is what it has said.")
+}
+
+impl Port {
+    fn from_environment(variable: &'static str, default: u16) -> Result<Self, String> {
+        let number = match env::var(variable) {
+            Ok(value) => {
+                value.parse().map(NonZeroU16::get).map_err(|_| format!("{variable} is {value:?}, which is no port."))?
+            }
+            Err(_) => default,
+        };
+        Ok(Self { variable, number })
+    }
+
+    fn address(self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
+    }
+
+    /// Finds that the port is taken while it can still be told: cargo lambda would end without a word. `localhost` is
+    /// two addresses, and clients may try either first.
+    fn check(self) -> Result<(), String> {
+        for host in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+            if let Err(error) = TcpListener::bind((host, self.number))
+                // Not every machine has IPv6.
+                && (host.is_ipv4() || error.kind() == ErrorKind::AddrInUse)
+            {
+                return Err(self.problem(&error));
+            }
+        }
+        Ok(())
+    }
+
+    fn problem(self, error: &io::Error) -> String {
+        let Self { variable, number } = self;
+        let problem = match error.kind() {
+            ErrorKind::AddrInUse => "is taken by another program".to_owned(),
+            _ => format!("cannot be used: {error}"),
+        };
+        let next = number.checked_add(1).unwrap_or(number - 1);
+        format!("Port {number} {problem}. Choose another: make run {variable}={next}")
+    }
+}
+
+impl Watch {
+    fn start(function: Port, database: &Database) -> io::Result<Self> {
+        let (host, port) = (function.address().ip().to_string(), function.number.to_string());
+        let mut command = Command::new("cargo");
+        command
+            // The function answers preflights itself.
+            .args(["lambda", "watch", "--disable-cors", "--invoke-address", &host, "--invoke-port", &port])
+            .env("SESSIONS_TABLE", &database.table)
+            .env("ALLOWED_ORIGINS", env::var("ALLOWED_ORIGINS").unwrap_or_else(|_| "http://localhost:3000".to_owned()))
+            .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", database.address))
+            .env("AWS_REGION", "eu-central-1")
+            // Never someone's own.
+            .env("AWS_ACCESS_KEY_ID", "local")
+            .env("AWS_SECRET_ACCESS_KEY", "local");
+        // Cargo has set these for this program. Build scripts that read them would run again, and much be built again.
+        for (name, _) in env::vars() {
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                command.env_remove(name);
+            }
+        }
+        // In a group of its own, out of reach of the terminal's Ctrl-C, so that it is stopped once and in order.
+        let process = command.process_group(0).stdin(Stdio::null()).kill_on_drop(true).spawn()?;
+        Ok(Self { process })
+    }
+
+    /// Stops it and waits until it has stopped what it has started.
+    async fn stop(mut self) {
+        let Some(group) = self.process.id() else { return };
+        // The shell's own `kill`, since not every machine has it as a program.
+        let signal = |name| Command::new("sh").arg("-c").arg(format!("kill -s {name} -- -{group}")).status();
+        let _ = signal("TERM").await;
+        if timeout(Duration::from_secs(5), self.process.wait()).await.is_err() {
+            let _ = signal("KILL").await;
+        }
+    }
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// Lines typed. The thread is one of our own because the runtime, when it shuts down, would wait for one of its own.
+fn lines() -> UnboundedReceiver<()> {
+    let (typed, lines) = unbounded_channel();
+    thread::spawn(move || {
+        for _ in io::stdin().lines().map_while(Result::ok) {
+            let _ = typed.send(());
+        }
+    });
+    lines
+}
