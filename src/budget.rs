@@ -6,7 +6,7 @@
 //! ```text
 //! |------------- writes may start ------------|-- they end --|-- lost answers --|-- answer --|
 //! 0                                     stop_writing     writes_end         answer_by        T
-//!                                            min(1 s, T/5)   min(1.5 s, T/5)  min(0.5 s, T/10)
+//!                                            min(1 s, T/5)    min(2 s, T/4)   min(0.5 s, T/10)
 //! ```
 //!
 //! DynamoDB takes some 10 ms for any of the calls made here, and 30 ms at its 99th percentile. An attempt at a read waits
@@ -16,8 +16,8 @@
 //!
 //! Reads are tried 5 times: at worst 9.5 s of waiting and 0.75 s of back-off. A batch is tried until it got nowhere 10
 //! times in a row, which takes 3 s on average when all is throttled. A look at what became of a lost write is tried 12
-//! times, because the exact count hangs on it. Whatever comes first, these or `answer_by`, ends the request. Near the end
-//! no read waits for more than half of the time left, so that there is always another.
+//! times, the first of them for 0.1 s, because the exact count hangs on it. Whatever comes first, these or `answer_by`,
+//! ends the request. Near the end nothing waits for more than half of the time left, so that there is always another try.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,13 +26,14 @@ use tokio::time::{Instant, sleep};
 /// Left at the end to send the answer: no more than this, and no more than this part of the invocation.
 const ANSWERING: (Duration, u32) = (Duration::from_millis(500), 10);
 /// Left before that to find out what became of writes whose answer was lost.
-const SETTLING: (Duration, u32) = (Duration::from_millis(1500), 5);
+const SETTLING: (Duration, u32) = (Duration::from_secs(2), 4);
 /// Left before that to wait for the writes under way.
 const ENDING: (Duration, u32) = (Duration::from_secs(1), 5);
 /// For an invocation whose deadline has passed before it began, as under `cargo lambda watch`.
 const WITHOUT_DEADLINE: Duration = Duration::from_secs(25);
 
 const FIRST_READ_TIMEOUT: Duration = Duration::from_millis(500);
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(100);
 const FIRST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -82,8 +83,6 @@ pub struct Attempts {
     made: u32,
     most: u32,
     first_timeout: Duration,
-    /// An attempt waits for no more than this part of the time left.
-    part: u32,
     start_by: Instant,
     end_by: Instant,
 }
@@ -93,20 +92,20 @@ impl Attempts {
     #[must_use]
     pub fn read(budget: &Budget) -> Self {
         let (most, first_timeout) = (READ_ATTEMPTS, FIRST_READ_TIMEOUT);
-        Self { made: 0, most, first_timeout, part: 2, start_by: budget.answer_by, end_by: budget.answer_by }
+        Self { made: 0, most, first_timeout, start_by: budget.answer_by, end_by: budget.answer_by }
     }
 
     /// Attempts at a look at what became of a write.
     #[must_use]
     pub fn look(budget: &Budget) -> Self {
-        Self { most: LOOK_ATTEMPTS, ..Self::read(budget) }
+        Self { most: LOOK_ATTEMPTS, first_timeout: FIRST_LOOK_TIMEOUT, ..Self::read(budget) }
     }
 
     /// Attempts at a write.
     #[must_use]
     pub fn write(budget: &Budget) -> Self {
         let (most, first_timeout) = (WRITE_ATTEMPTS, FIRST_WRITE_TIMEOUT);
-        Self { made: 0, most, first_timeout, part: 1, start_by: budget.stop_writing, end_by: budget.writes_end }
+        Self { made: 0, most, first_timeout, start_by: budget.stop_writing, end_by: budget.writes_end }
     }
 
     /// Backs off if this is not the first attempt, then gives how long the next one may wait; `None` if there is none.
@@ -128,7 +127,7 @@ impl Attempts {
         let now = Instant::now();
         let timeout = doubled(self.first_timeout, self.made).min(MAX_TIMEOUT);
         self.made += 1;
-        (now < self.start_by).then(|| timeout.min((self.end_by - now) / self.part))
+        (now < self.start_by).then(|| timeout.min((self.end_by - now) / 2))
     }
 
     /// The last attempt got further: count anew.
@@ -152,12 +151,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_left_after_the_last_write_fits_before_the_deadline() {
         let budget = Budget::lasting(Duration::from_secs(29));
-        assert_eq!(millis_from_now(budget.stop_writing), 26_000);
-        assert_eq!(millis_from_now(budget.writes_end), 27_000);
+        assert_eq!(millis_from_now(budget.stop_writing), 25_500);
+        assert_eq!(millis_from_now(budget.writes_end), 26_500);
         assert_eq!(millis_from_now(budget.answer_by), 28_500);
         let budget = Budget::lasting(Duration::from_secs(1));
-        assert_eq!(millis_from_now(budget.stop_writing), 500);
-        assert_eq!(millis_from_now(budget.writes_end), 700);
+        assert_eq!(millis_from_now(budget.stop_writing), 450);
+        assert_eq!(millis_from_now(budget.writes_end), 650);
         assert_eq!(millis_from_now(budget.answer_by), 900);
     }
 

@@ -27,6 +27,8 @@ use crate::store::{BATCH_SIZE, Cursor, Page, Revoked, State, Store, StoreError};
 /// Batches under way at once: 500 sessions in one round trip. More would need more connections, and a user's sessions
 /// cannot be written much faster anyway: see [`Pace`].
 const IN_FLIGHT: usize = 20;
+/// Looks at single sessions under way at once.
+const LOOKS_IN_FLIGHT: usize = 50;
 
 /// Not every other session is revoked.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ pub async fn revoke_others(
         caller,
         revocation,
         budget,
-        looks: Semaphore::new(IN_FLIGHT),
+        looks: Semaphore::new(LOOKS_IN_FLIGHT),
         pace: Mutex::new(Pace::unlimited()),
         began: AtomicBool::new(false),
         slowest_write: AtomicU64::new(0),

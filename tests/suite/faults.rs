@@ -345,7 +345,7 @@ async fn slow_answers_are_waited_for() {
 #[tokio::test]
 async fn nothing_listens() {
     let (mut world, caller) = World::with_others(1).await;
-    world.proxy.address = ([127, 0, 0, 1], 9).into();
+    world.sdk_config = world.sdk_config.to_builder().endpoint_url("http://127.0.0.1:9").build();
     world.press(&caller).await.assert_error(503, "temporarily_unavailable", Some(0));
 }
 

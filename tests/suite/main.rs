@@ -4,14 +4,18 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "a test that does not find what it looks for should fail"
+    clippy::print_stderr,
+    reason = "a test that does not find what it looks for should fail, and say so"
 )]
 
 mod authentication;
 mod binary;
 mod browsers;
+mod cargo_lambda;
 mod events;
 mod faults;
 mod revocation;
 mod routing;
 mod support;
+mod thaw;
+mod trials;

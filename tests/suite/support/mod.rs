@@ -11,7 +11,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_sdk_dynamodb::config::{Credentials, Region};
+use aws_config::{Region, SdkConfig};
+use aws_sdk_dynamodb::config::Credentials;
 use disable_my_other_sessions::client::{self, Connections};
 use disable_my_other_sessions::config::{Config, Table};
 use disable_my_other_sessions::event::Event;
@@ -31,6 +32,7 @@ pub struct World {
     pub database: Database,
     pub proxy: Proxy,
     pub config: Config,
+    pub sdk_config: SdkConfig,
     /// How long an invocation may take.
     pub timeout: Duration,
 }
@@ -62,7 +64,13 @@ impl World {
             allowed_origins: AllowedOrigins::parse("https://app.example.com").expect("origins"),
             error_debug: false,
         };
-        Self { database, proxy, config, timeout: Duration::from_secs(29) }
+        // As the binary makes it, but for where to connect to.
+        let sdk_config = client::config()
+            .endpoint_url(format!("http://{}", proxy.address))
+            .region(Region::new("eu-central-1"))
+            .credentials_provider(Credentials::new("local", "local", None, None, "tests"));
+        let sdk_config = sdk_config.load().await;
+        Self { database, proxy, config, sdk_config, timeout: Duration::from_secs(29) }
     }
 
     /// A world with a caller and `others` more sessions of the same user.
@@ -76,7 +84,7 @@ impl World {
 
     /// Sends the function an event, in the format of a gateway's, and returns the answer in the same.
     pub async fn invoke(&self, event: &Value) -> Value {
-        let store = Store::new(self.connections().await, self.config.table.clone());
+        let store = Store::new(Connections::new(self.sdk_config.clone()), self.config.table.clone());
         let mut service = Handler::new(self.config.clone(), store).into_service();
         let mut context = Context::default();
         "lambda-request-id".clone_into(&mut context.request_id);
@@ -95,15 +103,6 @@ impl World {
     /// Presses the button with a session's token.
     pub async fn press(&self, caller: &Session) -> Answer {
         self.send(delete().token(&caller.token)).await
-    }
-
-    /// The connections as the binary makes them, but for where to.
-    async fn connections(&self) -> Connections {
-        let config = client::config()
-            .endpoint_url(format!("http://{}", self.proxy.address))
-            .region(Region::new("eu-central-1"))
-            .credentials_provider(Credentials::new("local", "local", None, None, "tests"));
-        Connections::new(config.load().await)
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Action {
     Forward,
     /// Waits, then forwards.
     Delay(Duration),
+    /// Forwards, then waits before it answers.
+    SlowAnswer(Duration),
     /// Never answers, nor forwards.
     Hang,
     /// Closes the connection without forwarding.
@@ -203,6 +205,11 @@ async fn answer(
         Action::Delay(time) => {
             tokio::time::sleep(time).await;
             forward(call.body).await
+        }
+        Action::SlowAnswer(time) => {
+            let answer = forward(call.body).await;
+            tokio::time::sleep(time).await;
+            answer
         }
         Action::Hang => std::future::pending().await,
         Action::Refuse => Err(Closed),
