@@ -406,10 +406,10 @@ fn judge(response: &BatchStatementResponse) -> Revoked {
     let Some(error) = response.error() else { return Revoked::Changed };
     match error.code().map_or("", |code| code.as_str()) {
         "ConditionalCheckFailed" => Revoked::Unchanged,
-        code @ ("ThrottlingError"
-        | "ProvisionedThroughputExceeded"
-        | "RequestLimitExceeded"
-        | "TransactionConflict") => Revoked::TryAgain(code.to_owned()),
+        code @ ("ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded") => {
+            Revoked::Throttled(code.to_owned())
+        }
+        code @ "TransactionConflict" => Revoked::TryAgain(code.to_owned()),
         "InternalServerError" => Revoked::Unknown,
         code => Revoked::Refused(code.to_owned()),
     }

@@ -14,6 +14,7 @@ mod browsers;
 mod cargo_lambda;
 mod events;
 mod faults;
+mod load;
 mod revocation;
 mod routing;
 mod support;

@@ -60,6 +60,14 @@ impl Function {
         assert!(status.success(), "{status}");
     }
 
+    /// The most memory it has used so far, in kB.
+    pub fn peak_memory(&self) -> u64 {
+        let process = self.process.id().expect("a running process");
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Stops it and returns what it has printed.
     pub async fn stop(mut self) -> Output {
         self.process.start_kill().expect("a running process");
