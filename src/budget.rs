@@ -46,6 +46,10 @@ const LOOK_ATTEMPTS: u32 = 12;
 /// Tries of a batch of writes in which none of them succeeds.
 const WRITE_ATTEMPTS: u32 = 10;
 
+/// Pauses between looks at writes that were given up, before they are taken for not carried out.
+pub const STRAGGLING: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
+
 /// When an invocation must stop doing what.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {

@@ -17,9 +17,9 @@ use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::select;
 use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::budget::{Attempts, Budget};
+use crate::budget::{Attempts, Budget, STRAGGLING};
 use crate::pace::Pace;
 use crate::session::{Revocation, Session, TokenHash};
 use crate::store::{BATCH_SIZE, Cursor, Page, Revoked, State, Store, StoreError};
@@ -162,6 +162,7 @@ impl Call<'_> {
         Ok(page)
     }
 
+    /// Revokes a batch, again and again until nothing of it is left, it cannot be done, or time is up.
     async fn revoke_batch(&self, token_hashes: Vec<TokenHash>, first_pass: bool) -> Result<(), Failure> {
         let mut left = token_hashes;
         if !first_pass {
@@ -173,7 +174,8 @@ impl Call<'_> {
         }
         let size = left.len();
         let mut refused = Vec::new();
-        let mut cause = StoreError::OutOfTime;
+        let mut cannot = None;
+        let mut may_later = StoreError::OutOfTime;
         let mut answer_lost = false;
         let mut attempts = Attempts::write(self.budget);
         while !left.is_empty()
@@ -182,12 +184,13 @@ impl Call<'_> {
         {
             let answers = match self.write(&left, limit).await {
                 Ok(answers) => answers,
-                Err(error) => {
+                Err(error) if error.is_retryable() => {
                     answer_lost |= error.perhaps_applied();
-                    cause = error;
-                    if cause.is_retryable() {
-                        continue;
-                    }
+                    may_later = error;
+                    continue;
+                }
+                Err(error) => {
+                    cannot = Some(error);
                     break;
                 }
             };
@@ -198,7 +201,7 @@ impl Call<'_> {
                     Revoked::Changed => self.count_one(),
                     Revoked::Unchanged => unchanged.push(token_hash),
                     Revoked::Throttled(code) | Revoked::TryAgain(code) => {
-                        cause = StoreError::StatementFailed(code);
+                        may_later = StoreError::StatementFailed(code);
                         left.push(token_hash);
                     }
                     Revoked::Unknown => {
@@ -206,15 +209,16 @@ impl Call<'_> {
                         left.push(token_hash);
                     }
                     Revoked::Refused(code) => {
-                        cause = StoreError::StatementRefused(code);
+                        cannot = Some(StoreError::StatementRefused(code));
                         refused.push(token_hash);
                     }
                 }
             }
             if answer_lost {
+                // Some may be unchanged only because an attempt without an answer has changed them.
                 let (live, failed) = self.still_live(unchanged, true).await;
                 left.extend(live);
-                cause = failed.unwrap_or(cause);
+                may_later = failed.unwrap_or(may_later);
             }
             if left.len() < sent {
                 attempts.reset();
@@ -222,11 +226,26 @@ impl Call<'_> {
         }
         left.append(&mut refused);
         if answer_lost {
-            let (live, failed) = self.still_live(left, true).await;
-            left = live;
-            cause = failed.unwrap_or(cause);
+            left = self.find_out(left).await;
         }
-        if left.is_empty() { Ok(()) } else { Err(Failure { cause, stalled: left.len() == size }) }
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(Failure { cause: cannot.unwrap_or(may_later), stalled: left.len() == size })
+    }
+
+    /// What became of sessions whose writes were given up: counts those revoked and returns the others. The writes may
+    /// still be under way, and carried out only after the first look.
+    async fn find_out(&self, token_hashes: Vec<TokenHash>) -> Vec<TokenHash> {
+        let (mut left, _) = self.still_live(token_hashes, true).await;
+        for pause in STRAGGLING {
+            if left.is_empty() {
+                break;
+            }
+            sleep(pause).await;
+            (left, _) = self.still_live(left, true).await;
+        }
+        left
     }
 
     /// Waits until so many writes may be sent; false if that is too late for them to be answered in time. As things go,

@@ -226,6 +226,17 @@ async fn a_statement_that_is_refused_does_not_save_the_others() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_done_is_told_before_what_may_be_done_later() {
+    let (world, caller) = World::with_others(25).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        (BATCH, 0) => Action::FailStatements(vec![(3, "ValidationError"), (4, "ThrottlingError")]),
+        (BATCH, _) => Action::Fail(400, "ThrottlingException"),
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_error(500, "internal_error", Some(23));
+}
+
+#[tokio::test]
 async fn a_session_that_is_throttled_for_ever_does_not_save_the_others() {
     let (world, caller) = World::with_others(2_100).await;
     let poison = Session::of("alice", "alice-7");
@@ -321,7 +332,7 @@ async fn a_deadline_in_the_past_counts_as_none() {
 async fn every_call_gets_further_until_one_is_done() {
     let (mut world, caller) = World::with_others(1_500).await;
     world.timeout = Duration::from_secs(2);
-    world.proxy.rule(every(BATCH, || Action::Delay(Duration::from_millis(400))));
+    world.proxy.rule(every(BATCH, || Action::SlowAnswer(Duration::from_millis(400))));
     let mut calls = 0;
     loop {
         let (answer, _) = press(&world, &caller).await;

@@ -269,6 +269,23 @@ async fn a_session_created_meanwhile_is_revoked_if_the_index_shows_it() {
 }
 
 #[tokio::test]
+async fn a_caller_revoked_during_its_call_finishes_it() {
+    let (world, caller) = World::with_others(2).await;
+    let database = world.database.clone();
+    world.proxy.rule(move |call| {
+        if call.operation == "Query" && call.number == 0 {
+            let database = database.clone();
+            meanwhile(async move {
+                database.put(&[Session::of("alice", "caller").with("status", s("revoked"))]).await;
+            });
+        }
+        Action::Forward
+    });
+    world.press(&caller).await.assert_count(2);
+    world.press(&caller).await.assert_error(401, "session_inactive", None);
+}
+
+#[tokio::test]
 async fn two_presses_at_once_share_the_count() {
     let (world, caller) = World::with_others(300).await;
     let (first, second) = tokio::join!(world.press(&caller), world.press(&caller));
