@@ -17,7 +17,7 @@
 //! Reads are tried 5 times: at worst 9.5 s of waiting and 0.75 s of back-off. A batch is tried until it got nowhere 10
 //! times in a row, which takes 3 s on average when all is throttled. A look at what became of a lost write is tried 12
 //! times, the first of them for 0.1 s, because the exact count hangs on it. Whatever comes first, these or `answer_by`,
-//! ends the request. Near the end nothing waits for more than half of the time left, so that there is always another try.
+//! ends the request. Near the end no read waits for more than half of the time left, so that there is always another try.
 
 use std::time::{Duration, SystemTime};
 
@@ -87,6 +87,8 @@ pub struct Attempts {
     made: u32,
     most: u32,
     first_timeout: Duration,
+    /// An attempt waits for no more than this part of the time left.
+    part: u32,
     start_by: Instant,
     end_by: Instant,
 }
@@ -96,7 +98,7 @@ impl Attempts {
     #[must_use]
     pub fn read(budget: &Budget) -> Self {
         let (most, first_timeout) = (READ_ATTEMPTS, FIRST_READ_TIMEOUT);
-        Self { made: 0, most, first_timeout, start_by: budget.answer_by, end_by: budget.answer_by }
+        Self { made: 0, most, first_timeout, part: 2, start_by: budget.answer_by, end_by: budget.answer_by }
     }
 
     /// Attempts at a look at what became of a write.
@@ -109,7 +111,7 @@ impl Attempts {
     #[must_use]
     pub fn write(budget: &Budget) -> Self {
         let (most, first_timeout) = (WRITE_ATTEMPTS, FIRST_WRITE_TIMEOUT);
-        Self { made: 0, most, first_timeout, start_by: budget.stop_writing, end_by: budget.writes_end }
+        Self { made: 0, most, first_timeout, part: 1, start_by: budget.stop_writing, end_by: budget.writes_end }
     }
 
     /// Backs off if this is not the first attempt, then gives how long the next one may wait; `None` if there is none.
@@ -131,7 +133,7 @@ impl Attempts {
         let now = Instant::now();
         let timeout = doubled(self.first_timeout, self.made).min(MAX_TIMEOUT);
         self.made += 1;
-        (now < self.start_by).then(|| timeout.min((self.end_by - now) / 2))
+        (now < self.start_by).then(|| timeout.min((self.end_by - now) / self.part))
     }
 
     /// The last attempt got further: count anew.

@@ -182,7 +182,7 @@ impl Call<'_> {
             && let Some(limit) = attempts.next().await
             && self.turn_to_write(left.len()).await
         {
-            let answers = match self.write(&left, limit).await {
+            let answers = match self.write(&left, answer_lost, limit).await {
                 Ok(answers) => answers,
                 Err(error) if error.is_retryable() => {
                     answer_lost |= error.perhaps_applied();
@@ -195,17 +195,22 @@ impl Call<'_> {
                 }
             };
             let sent = left.len();
-            let mut unchanged = Vec::new();
+            let mut lost_now = false;
+            let mut unclear = Vec::new();
             for (token_hash, answer) in std::mem::take(&mut left).into_iter().zip(answers) {
                 match answer {
-                    Revoked::Changed => self.count_one(),
-                    Revoked::Unchanged => unchanged.push(token_hash),
+                    Revoked::Unchanged(_) if !answer_lost => {}
+                    // Perhaps unchanged only because an attempt without an answer has changed it.
+                    Revoked::Changed | Revoked::Unchanged(Some(State::RevokedByThis)) => self.count_one(),
+                    Revoked::Unchanged(Some(State::Done)) => {}
+                    Revoked::Unchanged(Some(State::Live)) => left.push(token_hash),
+                    Revoked::Unchanged(None) => unclear.push(token_hash),
                     Revoked::Throttled(code) | Revoked::TryAgain(code) => {
                         may_later = StoreError::StatementFailed(code);
                         left.push(token_hash);
                     }
                     Revoked::Unknown => {
-                        answer_lost = true;
+                        lost_now = true;
                         left.push(token_hash);
                     }
                     Revoked::Refused(code) => {
@@ -214,12 +219,10 @@ impl Call<'_> {
                     }
                 }
             }
-            if answer_lost {
-                // Some may be unchanged only because an attempt without an answer has changed them.
-                let (live, failed) = self.still_live(unchanged, true).await;
-                left.extend(live);
-                may_later = failed.unwrap_or(may_later);
-            }
+            answer_lost |= lost_now;
+            let (live, failed) = self.still_live(unclear, true).await;
+            left.extend(live);
+            may_later = failed.unwrap_or(may_later);
             if left.len() < sent {
                 attempts.reset();
             }
@@ -261,11 +264,16 @@ impl Call<'_> {
         true
     }
 
-    async fn write(&self, token_hashes: &[TokenHash], limit: Duration) -> Result<Vec<Revoked>, StoreError> {
+    async fn write(
+        &self,
+        token_hashes: &[TokenHash],
+        again: bool,
+        limit: Duration,
+    ) -> Result<Vec<Revoked>, StoreError> {
         self.began.store(true, Ordering::Relaxed);
         let begin = Instant::now();
         let limit = limit.min(self.budget.writes_end - begin);
-        let answers = self.store.revoke(&self.caller.user_id, token_hashes, self.revocation, limit).await;
+        let answers = self.store.revoke(&self.caller.user_id, token_hashes, self.revocation, again, limit).await;
         let throttled = match &answers {
             Ok(answers) => answers.iter().filter(|answer| matches!(answer, Revoked::Throttled(_))).count(),
             Err(error) if error.is_throttle() => token_hashes.len(),

@@ -11,7 +11,9 @@ use aws_sdk_dynamodb::operation::RequestId;
 use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementInput;
 use aws_sdk_dynamodb::operation::get_item::GetItemInput;
 use aws_sdk_dynamodb::operation::query::QueryInput;
-use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, BatchStatementRequest, BatchStatementResponse, ReturnValuesOnConditionCheckFailure,
+};
 use tokio::time::timeout;
 
 use crate::budget::{Attempts, Budget};
@@ -59,8 +61,8 @@ pub enum Inactive {
 pub enum Revoked {
     /// The session was not revoked before and is now.
     Changed,
-    /// There was nothing to change: it is revoked, gone, or of another user.
-    Unchanged,
+    /// There was nothing to change: it is revoked, gone, or of another user. Which, if DynamoDB was asked and has told.
+    Unchanged(Option<State>),
     /// Nothing was changed, because there was too much to do: DynamoDB's code of the error.
     Throttled(String),
     /// Nothing was changed this time; another attempt may: DynamoDB's code of the error.
@@ -240,7 +242,7 @@ impl Store {
     }
 
     /// Tries once, for no longer than `limit`, to revoke up to [`BATCH_SIZE`] sessions of the user: one answer for each,
-    /// in their order.
+    /// in their order. With `again`, asks what stands in the way where nothing is changed.
     ///
     /// # Errors
     /// [`StoreError`] if there is no answer for any of them.
@@ -249,8 +251,11 @@ impl Store {
         user: &UserId,
         token_hashes: &[TokenHash],
         revocation: &Revocation,
+        again: bool,
         limit: Duration,
     ) -> Result<Vec<Revoked>, StoreError> {
+        // The service may leave the item out all the same; and it costs bytes, so it is not asked for the first time.
+        let on_failure = again.then_some(ReturnValuesOnConditionCheckFailure::AllOld);
         let statements = token_hashes.iter().map(|token_hash| {
             BatchStatementRequest::builder()
                 .statement(&self.revoke_statement)
@@ -259,6 +264,7 @@ impl Store {
                 .parameters(string(&revocation.id))
                 .parameters(string(token_hash.as_str()))
                 .parameters(string(&user.0))
+                .set_return_values_on_condition_check_failure(on_failure.clone())
                 .build()
                 .map_err(|_| StoreError::Refused {
                     operation: "BatchExecuteStatement",
@@ -271,10 +277,8 @@ impl Store {
         let output = self.attempt("BatchExecuteStatement", limit, send).await?;
         let mut responses = output.responses.unwrap_or_default().into_iter();
         // A statement without an answer of its own is one whose answer was lost.
-        Ok(token_hashes
-            .iter()
-            .map(|_| responses.next().map_or(Revoked::Unknown, |response| judge(&response)))
-            .collect())
+        let judge = |response: BatchStatementResponse| judge(&response, user, revocation);
+        Ok(token_hashes.iter().map(|_| responses.next().map_or(Revoked::Unknown, judge)).collect())
     }
 
     /// A strongly consistent look at one session of the user.
@@ -299,18 +303,7 @@ impl Store {
             async move { request.send_with(&client).await }
         };
         let output = self.read("GetItem", Attempts::look(budget), send).await?;
-        let Some(item) = output.item else { return Ok(State::Done) };
-        if text(&item, "user_id") != Some(&user.0) {
-            return Ok(State::Done);
-        }
-        if text(&item, "status") != Some("revoked") {
-            return Ok(State::Live);
-        }
-        // A gateway lets clients choose its request id, so the id alone could be that of another call.
-        let by_this = text(&item, "revocation_id") == Some(&revocation.id)
-            && text(&item, "revoked_by") == Some(&revocation.by)
-            && number(&item, "revoked_at") == Some(&revocation.at.to_string());
-        Ok(if by_this { State::RevokedByThis } else { State::Done })
+        Ok(output.item.map_or(State::Done, |item| state_of(&item, user, revocation)))
     }
 
     /// Tries a read until it succeeds, cannot succeed, or has been tried often enough.
@@ -401,11 +394,26 @@ fn classify<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E
     }
 }
 
+/// What an item of the table says about its session.
+fn state_of(item: &Item, user: &UserId, revocation: &Revocation) -> State {
+    if text(item, "user_id") != Some(&user.0) {
+        return State::Done;
+    }
+    if text(item, "status") != Some("revoked") {
+        return State::Live;
+    }
+    // A gateway lets clients choose its request id, so the id alone could be that of another call.
+    let by_this = text(item, "revocation_id") == Some(&revocation.id)
+        && text(item, "revoked_by") == Some(&revocation.by)
+        && number(item, "revoked_at") == Some(&revocation.at.to_string());
+    if by_this { State::RevokedByThis } else { State::Done }
+}
+
 /// What the answer to one statement means.
-fn judge(response: &BatchStatementResponse) -> Revoked {
+fn judge(response: &BatchStatementResponse, user: &UserId, revocation: &Revocation) -> Revoked {
     let Some(error) = response.error() else { return Revoked::Changed };
     match error.code().map_or("", |code| code.as_str()) {
-        "ConditionalCheckFailed" => Revoked::Unchanged,
+        "ConditionalCheckFailed" => Revoked::Unchanged(error.item().map(|item| state_of(item, user, revocation))),
         code @ ("ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded") => {
             Revoked::Throttled(code.to_owned())
         }

@@ -79,6 +79,25 @@ async fn a_lost_answer_is_found_out_and_counted_once() {
 }
 
 #[tokio::test]
+async fn what_became_of_a_lost_write_is_asked_with_its_retry_and_else_read() {
+    for (tells, reads) in [(true, 1), (false, 1 + 25)] {
+        let (world, caller) = World::with_others(25).await;
+        world.proxy.rule(move |call| match (call.operation.as_str(), call.number) {
+            (BATCH, 0) => Action::LoseAnswer,
+            // As the service has been seen to do.
+            (BATCH, _) if !tells => Action::Edit(Box::new(|answer| {
+                for response in answer["Responses"].as_array_mut().expect("responses") {
+                    response["Error"].as_object_mut().expect("an error").remove("Item");
+                }
+            })),
+            _ => Action::Forward,
+        });
+        press(&world, &caller).await.0.assert_count(25);
+        assert_eq!(world.proxy.count("GetItem"), reads);
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_counted_once_even_if_the_index_shows_its_sessions_again() {
     let (world, caller) = World::with_others(10).await;
     let stale: Vec<Value> = crate::support::sessions_of("alice", 10)
@@ -126,7 +145,10 @@ async fn only_the_statements_that_failed_are_sent_again() {
         world.proxy.rule(first(BATCH, move || Action::FailStatements(vec![(0, code), (7, code), (24, code)])));
         press(&world, &caller).await.0.assert_count(25);
         let batches: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == BATCH).collect();
-        let statements = |call: &Call| call.body["Statements"].as_array().expect("statements").clone();
+        let statements = |call: &Call| -> Vec<Value> {
+            let statements = call.body["Statements"].as_array().expect("statements");
+            statements.iter().map(|statement| statement["Parameters"].clone()).collect()
+        };
         let [first, second] = &batches[..] else { panic!("{} batches", batches.len()) };
         let (first, second) = (statements(first), statements(second));
         assert_eq!(second, [first[0].clone(), first[7].clone(), first[24].clone()], "{code}");

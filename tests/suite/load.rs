@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::support::runtime::Function;
-use crate::support::{Action, Answer, World, delete, revoked, sessions_of};
+use crate::support::{Action, Answer, World, delete, revoked};
 
 /// What one index partition takes a second.
 const PER_SECOND: f64 = 1_000.0;
@@ -13,8 +13,8 @@ const PER_SECOND: f64 = 1_000.0;
 struct Partition {
     room: f64,
     last: Instant,
-    passed: u64,
-    throttled: u64,
+    passed: u32,
+    throttled: u32,
 }
 
 impl Partition {
@@ -39,8 +39,8 @@ impl Partition {
 
 #[tokio::test]
 async fn a_throttling_partition_is_used_well_and_little_is_wasted() {
-    let others = 8_000;
-    let (world, caller) = World::with_others(others).await;
+    let others: u16 = 8_000;
+    let (world, caller) = World::with_others(others.into()).await;
     let partition = Arc::new(Mutex::new(Partition { room: PER_SECOND, last: Instant::now(), passed: 0, throttled: 0 }));
     let enforced = Arc::clone(&partition);
     world.proxy.rule(move |call| match call.body["Statements"].as_array() {
@@ -49,13 +49,13 @@ async fn a_throttling_partition_is_used_well_and_little_is_wasted() {
     });
 
     let begin = Instant::now();
-    world.press(&caller).await.assert_count(others as u64);
+    world.press(&caller).await.assert_count(others.into());
     let seconds = begin.elapsed().as_secs_f64();
 
-    assert_eq!(revoked(&world.database.rows().await), others as u64);
+    assert_eq!(revoked(&world.database.rows().await), u64::from(others));
     let partition = partition.lock().expect("a lock");
-    let wasted = partition.throttled as f64 / (partition.passed + partition.throttled) as f64;
-    let floor = (others as f64 - PER_SECOND) / PER_SECOND;
+    let wasted = f64::from(partition.throttled) / f64::from(partition.passed + partition.throttled);
+    let floor = (f64::from(others) - PER_SECOND) / PER_SECOND;
     let requests = world.proxy.count("BatchExecuteStatement");
     println!(
         "{seconds:.1} s for a floor of {floor:.1} s, {:.1} % of the writes wasted, {requests} requests for {}",
@@ -63,7 +63,7 @@ async fn a_throttling_partition_is_used_well_and_little_is_wasted() {
         others / 25
     );
     assert!(wasted < 0.2, "{wasted}");
-    assert!(requests * 8 < others / 25 * 10, "{requests}");
+    assert!(requests * 8 < usize::from(others) / 25 * 10, "{requests}");
     assert!(seconds < 1.3 * floor, "{seconds} s for a floor of {floor} s");
 }
 
