@@ -3,11 +3,16 @@
 # make test   run all tests
 # make tools  install what both need beside Rust: cargo-lambda, into .tools, from PyPI
 # make validate  check template.yaml with the AWS SAM CLI, which is installed in the same way
+# make fuzz   feed the function mutated events for a minute (longer: make fuzz FUZZ_SECONDS=600), with nightly Rust
 
 CARGO_LAMBDA := 1.9.2
+CARGO_FUZZ := 0.13.2
 SAM := 1.170.0
 STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
+FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
 SAM_STAMP := .tools/sam/$(SAM)
+
+FUZZ_SECONDS := 60
 
 # These settings of pip's do not go with --target, and a fresh machine may have them.
 PIP_INSTALL := PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore python3 -m pip install \
@@ -16,7 +21,7 @@ SAM_CLI := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 PYTHONPATH=.tools
 
 export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 
-.PHONY: help run test tools validate rust python
+.PHONY: help run test fuzz tools validate rust python
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -27,6 +32,30 @@ run: tools
 
 test: tools
 	cargo test --locked
+
+# No sanitizer: the function's code is all safe, and this is twice as fast. New inputs go into the first folder.
+fuzz: rust tests/fuzz/Cargo.lock
+	@if rustup run nightly cargo --version >/dev/null 2>&1 && $(MAKE) --no-print-directory $(FUZZ_STAMP); then \
+		echo 'Building the fuzzer: the first time, this takes some minutes.'; \
+		mkdir -p target/fuzz/corpus && \
+		rustup run nightly .tools/cargo-fuzz/bin/cargo-fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz \
+			--sanitizer none event target/fuzz/corpus tests/fuzz/corpus/event events -- \
+			-max_len=4096 -max_total_time=$(FUZZ_SECONDS) -print_funcs=0; \
+	else \
+		echo 'NOT FUZZED: that takes nightly Rust (rustup toolchain install nightly) and cargo-fuzz.'; \
+		echo 'Replaying the seeds and some thousand random events instead.'; \
+		cargo test --locked hostile; \
+	fi
+
+# What is fuzzed has the dependencies of what is deployed; cargo adds those of the fuzzer.
+tests/fuzz/Cargo.lock: Cargo.lock
+	@cp $< $@
+
+$(FUZZ_STAMP):
+	@echo 'Installing cargo-fuzz $(CARGO_FUZZ) into .tools (once).'
+	@rm -rf .tools/cargo-fuzz
+	@cargo install --quiet --locked --root .tools/cargo-fuzz cargo-fuzz@$(CARGO_FUZZ)
+	@touch $@
 
 tools: rust $(STAMP)
 

@@ -110,7 +110,7 @@ pub enum StoreError {
         operation: &'static str,
         /// What went wrong, free of request and item data.
         cause: String,
-        /// Whether a write may have been carried out all the same; if not, it was throttled.
+        /// Whether a write may have been carried out all the same.
         perhaps_applied: bool,
     },
     /// Trying again will not help.
@@ -143,12 +143,6 @@ impl StoreError {
             Self::Unavailable { .. } | Self::StatementFailed(_) | Self::OutOfTime => true,
             Self::Refused { .. } | Self::StatementRefused(_) | Self::BadItem(_) => false,
         }
-    }
-
-    /// Whether there was too much to do for the table, or for a partition of it.
-    #[must_use]
-    pub fn is_throttle(&self) -> bool {
-        matches!(self, Self::Unavailable { perhaps_applied: false, .. })
     }
 
     /// Whether a write that ended so may have been carried out all the same.

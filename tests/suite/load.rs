@@ -64,7 +64,8 @@ async fn a_throttling_partition_is_used_well_and_little_is_wasted() {
     );
     assert!(wasted < 0.2, "{wasted}");
     assert!(requests * 8 < usize::from(others) / 25 * 10, "{requests}");
-    assert!(seconds < 1.3 * floor, "{seconds} s for a floor of {floor} s");
+    // Another database may be slower than the limit.
+    assert!(seconds < 1.3 * floor || world.database.is_shared(), "{seconds} s for a floor of {floor} s");
 }
 
 /// The peak memory of the function in kB after it has revoked so many sessions, in as many calls as it takes.

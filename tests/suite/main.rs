@@ -5,6 +5,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "a test that does not find what it looks for should fail, and say so"
 )]
 
@@ -14,6 +15,7 @@ mod browsers;
 mod cargo_lambda;
 mod events;
 mod faults;
+mod hostile;
 mod load;
 mod revocation;
 mod routing;

@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 use crate::support::proxy::Call;
 use crate::support::{Action, Answer, Row, Session, World, delete, n, revoked, s, sessions_of};
 
-/// Trials that run at once. They mostly wait.
-const AT_ONCE: usize = 12;
+/// Trials that run at once. They mostly wait, unless they share one slow database.
+fn at_once() -> usize {
+    if std::env::var_os("DYNAMODB_ADDRESS").is_some() { 2 } else { 12 }
+}
+
 /// Calls with faults in a trial; those after them have none, so that the last one must succeed.
 const CALLS_WITH_FAULTS: usize = 6;
 
@@ -34,7 +37,7 @@ fn whatever_happens_what_is_answered_is_true() {
     let next = AtomicU64::new(0);
     let summary = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once() {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
                 loop {

@@ -1,0 +1,367 @@
+//! Headers and events as no honest client or gateway would send them: the function reads them as the model of
+//! `tests/fuzz/model.rs` does, always has an answer, and revokes for nobody who has not shown an active session's token.
+//!
+//! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more or other cases.
+
+#[path = "../fuzz/model.rs"]
+mod model;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use disable_my_other_sessions::credentials::Source;
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, RngSeed, TestRunner, contextualize_config};
+use serde_json::{Value, json};
+
+use self::model::{CookieUse, Credential, Meaning};
+use crate::support::events::Request;
+use crate::support::{Answer, Gateway, Row, Session, World, assert_only_revocations, delete, demo};
+
+/// Those that hand over every value of a repeated header. A load balancer without multi-value headers keeps the last.
+const LOSSLESS: [Gateway; 3] = [Gateway::Rest, Gateway::Http, Gateway::AlbMultiValue];
+
+#[test]
+fn headers_are_read_as_the_model_reads_them_whatever_they_hold() {
+    let accepted = RefCell::new(BTreeMap::new());
+    // Gateways give the values of one header one spelling, and so does this test.
+    let result = runner(4_000).run(&(vec(header(), 0..5), spelling()), |(headers, spell)| {
+        let credential = |gateway| {
+            let event = request(&headers, spell).through(gateway).into_event();
+            check(&event).expect("an event").credential
+        };
+        credential(Gateway::Alb);
+        let mut tokens: Vec<_> = LOSSLESS.into_iter().map(credential).filter(is_token).collect();
+        tokens.dedup();
+        assert!(tokens.len() <= 1, "not the same credential behind every gateway: {tokens:?}");
+        if let Some(Credential::Token(source, _)) = tokens.first() {
+            *accepted.borrow_mut().entry(format!("{source:?}")).or_insert(0) += 1;
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    let accepted = accepted.into_inner();
+    println!("{accepted:?}");
+    assert!(accepted.len() == 3 && accepted.values().all(|times| *times > 50), "too few were good: {accepted:?}");
+}
+
+#[test]
+fn a_hostile_event_is_answered_and_revokes_only_with_an_active_token() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let world = runtime.block_on(World::new());
+    let sessions = demo::sessions();
+    runtime.block_on(world.database.put(&sessions));
+    let before = runtime.block_on(world.database.rows());
+    let statuses = RefCell::new(BTreeMap::new());
+
+    let result = runner(400).run(&(event(), vec(mutation(), 0..6)), |(mut event, mutations)| {
+        for mutation in mutations {
+            mutation.apply(&mut event);
+        }
+        let Some(meaning) = check(&event) else { return Ok(()) };
+        let answer = Answer::from_gateway(&runtime.block_on(world.invoke(&event)));
+        let after = runtime.block_on(world.database.rows());
+
+        let caller = caller(&meaning, &sessions);
+        assert!(statuses_of(&meaning, caller.is_some()).contains(&answer.status), "{answer:?} to {meaning:?}");
+        if answer.status == 200 {
+            assert_only_the_others_are_out(&before, &after, caller.expect("a caller"), &answer);
+            runtime.block_on(world.database.put(&sessions));
+        } else {
+            assert_eq!(before, after, "{answer:?} to {meaning:?}");
+        }
+        *statuses.borrow_mut().entry(answer.status).or_insert(0) += 1;
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    // Were there no revocation at all, the checks above would show nothing.
+    let statuses = statuses.into_inner();
+    println!("{statuses:?}");
+    assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [200, 204, 400, 401, 403, 404, 405], "{statuses:?}");
+}
+
+#[test]
+fn the_seeds_of_the_fuzz_target_pass_its_check_whole_and_cut_off() {
+    for file in files("events").into_iter().chain(files("tests/fuzz/corpus/event")) {
+        let seed = std::fs::read(&file).expect("a seed");
+        assert!(model::check(&seed).is_some(), "{} is no event", file.display());
+        for end in (0..seed.len()).step_by(50) {
+            model::check(&seed[..end]);
+        }
+    }
+}
+
+/// The same cases each time, or a failure would come and go.
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(contextualize_config(Config {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(20_261_123),
+        max_shrink_iters: 2_000,
+        ..Config::default()
+    }))
+}
+
+fn check(event: &Value) -> Option<Meaning> {
+    model::check(event.to_string().as_bytes())
+}
+
+fn is_token(credential: &Credential) -> bool {
+    matches!(credential, Credential::Token(..))
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("the folder").map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    files
+}
+
+/// The active session whose token decides.
+fn caller<'a>(meaning: &Meaning, sessions: &'a [Session]) -> Option<&'a Session> {
+    let Credential::Token(_, token) = &meaning.credential else { return None };
+    // Of the tokens that events carry, these are active.
+    sessions.iter().find(|session| session.token == *token && [demo::ALICE, demo::BOB].contains(&token.as_str()))
+}
+
+/// What the contract lets an event be answered.
+fn statuses_of(meaning: &Meaning, is_active: bool) -> Vec<u64> {
+    let authenticated = if is_active { 200 } else { 401 };
+    match (meaning.path.rsplit('/').next(), meaning.method.as_str(), &meaning.credential) {
+        (Some("sessions"), "OPTIONS", _) => vec![204],
+        (Some("sessions"), "DELETE", Credential::Absent) => vec![401],
+        (Some("sessions"), "DELETE", Credential::Malformed) => vec![400],
+        (Some("sessions"), "DELETE", Credential::Token(Source::Cookie, _)) => match meaning.cookie_use {
+            CookieUse::Allowed => vec![authenticated],
+            CookieUse::Refused => vec![403],
+            CookieUse::Either => vec![authenticated, 403],
+        },
+        (Some("sessions"), "DELETE", Credential::Token(..)) => vec![authenticated],
+        (Some("sessions"), ..) => vec![405],
+        _ => vec![404],
+    }
+}
+
+fn assert_only_the_others_are_out(
+    before: &BTreeMap<String, Row>,
+    after: &BTreeMap<String, Row>,
+    caller: &Session,
+    answer: &Answer,
+) {
+    assert_only_revocations(before, after);
+    let user = &before[caller.id()]["user_id"];
+    let others = || after.iter().filter(|(id, row)| row["user_id"] == *user && *id != caller.id());
+    assert!(others().all(|(_, row)| row["status"] == "S:revoked"), "{after:?}");
+    let changed = others().filter(|(id, row)| *row != &before[*id]).count();
+    assert_eq!(changed, after.iter().filter(|(id, row)| *row != &before[*id]).count(), "someone else is out");
+    answer.assert_count(changed as u64);
+}
+
+/// What a credential could be: tokens of sessions, other tokens, nearly tokens, anything.
+fn value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => select(vec![demo::ALICE, demo::BOB, demo::CAROL]).prop_map(str::to_owned),
+        4 => "[ab]={0,1}",
+        2 => "[A-Za-z0-9._~+/-]{1,40}={0,2}",
+        3 => "[ab,;= \t\"é\u{0}\u{7f}\n]{0,8}",
+        2 => any::<String>(),
+        1 => (4_094..4_099_usize).prop_map(|length| "a".repeat(length)),
+        1 => Just(String::new()),
+    ]
+}
+
+/// A header that is read.
+fn header() -> impl Strategy<Value = (String, String)> {
+    let token = value();
+    let cookie = (
+        select(vec!["ory_kratos_session", "ory_kratos_session", " ory_kratos_session", "ORY_KRATOS_SESSION", "a", ""]),
+        select(vec!["=", "=", "=", " = ", ""]),
+        value(),
+    );
+    let cookies = (vec(cookie, 1..4), select(vec!["; ", ";", ",", "\t; "])).prop_map(|(cookies, separator)| {
+        let cookies = cookies.into_iter().map(|(name, equals, value)| format!("{name}{equals}{value}"));
+        cookies.collect::<Vec<_>>().join(separator)
+    });
+    let bearer =
+        (select(vec!["Bearer", "bearer", "BEARER", "Basic", "Bearers", ""]), select(vec![" ", " ", "  ", "\t"]));
+    let bearers = vec((bearer, value()), 1..3).prop_map(|values| {
+        let values = values.into_iter().map(|((scheme, space), value)| format!("{scheme}{space}{value}"));
+        values.collect::<Vec<_>>().join(",")
+    });
+    let origin =
+        select(vec!["https://app.example.com", "https://apis.example.com", "https://evil.example", "null", ""]);
+    let site = select(vec!["same-origin", "none", "same-site", "cross-site", ""]);
+    let host = select(vec!["apis.example.com", "APIS.example.com:443", "a b", "[::1", "a:99999", "é", ""]);
+    prop_oneof![
+        3 => (Just("X-Session-Token"), token),
+        3 => (Just("Cookie"), cookies),
+        3 => (Just("Authorization"), bearers),
+        1 => (Just("Origin"), origin.prop_map(str::to_owned)),
+        1 => (Just("Sec-Fetch-Site"), site.prop_map(str::to_owned)),
+        1 => (Just("Host"), host.prop_map(str::to_owned)),
+    ]
+    .prop_map(|(name, value)| (name.to_owned(), value))
+}
+
+fn spelling() -> impl Strategy<Value = fn(&str) -> String> {
+    select(vec![str::to_owned as fn(&str) -> String, str::to_lowercase, str::to_uppercase])
+}
+
+fn request(headers: &[(String, String)], spell: fn(&str) -> String) -> Request {
+    headers.iter().fold(delete(), |request, (name, value)| request.header(&spell(name), value))
+}
+
+/// A file of `events/`, or the event of a generated request.
+fn event() -> impl Strategy<Value = Value> {
+    let files: Vec<Value> = files("events")
+        .iter()
+        .map(|file| serde_json::from_slice(&std::fs::read(file).expect("an event")).expect("JSON"))
+        .collect();
+    let generated = (select(Gateway::ALL.to_vec()), vec(header(), 0..4), spelling())
+        .prop_map(|(gateway, headers, spell)| request(&headers, spell).through(gateway).into_event());
+    prop_oneof![select(files), generated]
+}
+
+/// A change to an event.
+#[derive(Clone, Debug)]
+enum Mutation {
+    /// Takes a value out, by its number.
+    Drop(Index),
+    /// Puts another value in its place.
+    Replace(Index, Value),
+    /// Inserts into a string.
+    Insert(Index, Index, String),
+    /// Adds a header, perhaps in a second spelling, to one of the fields for headers.
+    Header(&'static str, String, Value),
+    /// Sets a member that is read, in each of the gateways' places for it.
+    Set(&'static [&'static str], Value),
+}
+
+const PATH: &[&str] = &["/path", "/rawPath"];
+const METHOD: &[&str] = &["/httpMethod", "/requestContext/http/method"];
+const HOST: &[&str] = &["/requestContext/domainName"];
+const COOKIES: &[&str] = &["/cookies"];
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let paths = vec![
+        "/sessions",
+        "/auth/sessions/",
+        "/auth/sessions/1",
+        "/auth/sessions?a=/sessions",
+        "/%2e%2e//sessions",
+        "/é\u{0} /sessions",
+        "sessions",
+        "//",
+        "*",
+        "",
+    ];
+    let path =
+        prop_oneof![select(paths).prop_map(str::to_owned), "[/a%?#é \u{0}]{0,9}", Just("/é".repeat(9_000)), value()];
+    let method = select(vec!["DELETE", "OPTIONS", "delete", "POST", "TRACE", "DE LETE", "\u{0}", ""]);
+    let host = select(vec!["apis.example.com", "a b", "a:99999", "[::1", "xn--", "é", "\u{0}", ""]);
+    let headers = select(vec!["headers", "multiValueHeaders"]);
+    let junk = || {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            value().prop_map(Value::from),
+            vec(value(), 0..3).prop_map(Value::from),
+            Just(json!({})),
+            Just(json!([null, 1, [[]], {"http": {"method": "DELETE"}}])),
+        ]
+    };
+    let header = (headers, header(), spelling(), junk(), any::<bool>());
+    let header = header.prop_map(|(field, (name, value), spell, junk, is_junk)| {
+        let value = match (is_junk, field) {
+            (true, _) => junk,
+            (false, "headers") => json!(value),
+            (false, _) => json!([value]),
+        };
+        Mutation::Header(field, spell(&name), value)
+    });
+    prop_oneof![
+        2 => any::<Index>().prop_map(Mutation::Drop),
+        2 => (any::<Index>(), junk()).prop_map(|(place, junk)| Mutation::Replace(place, junk)),
+        2 => (any::<Index>(), any::<Index>(), value())
+            .prop_map(|(place, position, text)| Mutation::Insert(place, position, text)),
+        3 => header,
+        1 => path.prop_map(|path| Mutation::Set(PATH, json!(path))),
+        1 => method.prop_map(|method| Mutation::Set(METHOD, json!(method))),
+        1 => host.prop_map(|host| Mutation::Set(HOST, json!(host))),
+        1 => junk().prop_map(|junk| Mutation::Set(COOKIES, junk)),
+    ]
+}
+
+impl Mutation {
+    fn apply(self, event: &mut Value) {
+        match self {
+            Self::Drop(place) => {
+                let Some(place) = choose(event, place, |_| true) else { return };
+                let (parent, member) = place.rsplit_once('/').expect("a pointer");
+                match event.pointer_mut(parent).expect("a parent") {
+                    Value::Object(members) => drop(members.remove(&unescape(member))),
+                    Value::Array(elements) => drop(elements.remove(member.parse().expect("a number"))),
+                    _ => unreachable!("only these have members"),
+                }
+            }
+            Self::Replace(place, value) => {
+                let Some(place) = choose(event, place, |_| true) else { return };
+                *event.pointer_mut(&place).expect("a value") = value;
+            }
+            Self::Insert(place, position, text) => {
+                let Some(place) = choose(event, place, Value::is_string) else { return };
+                let Some(Value::String(string)) = event.pointer_mut(&place) else { unreachable!("it is a string") };
+                let positions: Vec<_> = (0..=string.len()).filter(|at| string.is_char_boundary(*at)).collect();
+                string.insert_str(*position.get(&positions), &text);
+            }
+            Self::Header(field, name, value) => {
+                if !event[field].is_object() {
+                    event[field] = json!({});
+                }
+                event[field][name] = value;
+            }
+            Self::Set(places, value) => {
+                for place in places {
+                    if let Some(there) = event.pointer_mut(place) {
+                        *there = value.clone();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A pointer to one of the values of an event that are suitable.
+fn choose(event: &Value, index: Index, suits: fn(&Value) -> bool) -> Option<String> {
+    let mut places = Vec::new();
+    pointers(event, "", &mut places);
+    places.retain(|place| event.pointer(place).is_some_and(suits));
+    (!places.is_empty()).then(|| places[index.index(places.len())].clone())
+}
+
+/// JSON pointers to all values within one.
+fn pointers(value: &Value, here: &str, all: &mut Vec<String>) {
+    let members: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(name, value)| (escape(name), value)).collect(),
+        Value::Array(elements) => elements.iter().enumerate().map(|(at, value)| (at.to_string(), value)).collect(),
+        _ => return,
+    };
+    for (name, value) in members {
+        let there = format!("{here}/{name}");
+        pointers(value, &there, all);
+        all.push(there);
+    }
+}
+
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+fn unescape(name: &str) -> String {
+    name.replace("~1", "/").replace("~0", "~")
+}
