@@ -14,7 +14,7 @@ use lambda_http::tracing::subscriber::{
 use crate::config::Logging;
 
 /// Starts logging to standard output, as the Lambda runtime's own subscriber would, with two differences: JSON lines have
-/// a timestamp, and whatever level is asked for, other crates get no further than [`loud_enough_for_others`].
+/// a timestamp, and whatever level is asked for, other crates get no further than `INFO`.
 pub fn init(logging: &Logging) {
     let level = LevelFilter::from_str(&logging.level).unwrap_or(LevelFilter::INFO);
     let asked = EnvFilter::builder().with_default_directive(level.into()).parse_lossy(&logging.directives);

@@ -1,6 +1,6 @@
 //! The heart: revoke every session of a user but one, and know exactly how many. Knows neither HTTP nor DynamoDB's API.
 //!
-//! A *pass* reads the user's index entries page by page and revokes what they show, [`IN_FLIGHT`] batches at a time,
+//! A *pass* reads the user's index entries page by page and revokes what they show, twenty batches at a time,
 //! while the next page is on its way. Passes are repeated until one changes nothing, because the index lags behind the
 //! table: a session it has not shown yet may be shown by the next pass.
 //!
