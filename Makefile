@@ -33,7 +33,7 @@ run: tools
 test: tools
 	cargo test --locked
 
-# No sanitizer: the function's code is all safe, and this is twice as fast. New inputs go into the first folder.
+# No sanitizer: what it finds, safe Rust does not do. New inputs go into the first folder.
 fuzz: rust tests/fuzz/Cargo.lock
 	@if rustup run nightly cargo --version >/dev/null 2>&1 && $(MAKE) --no-print-directory $(FUZZ_STAMP); then \
 		echo 'Building the fuzzer: the first time, this takes some minutes.'; \
