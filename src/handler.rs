@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::credentials::{self, Source};
 use crate::event::Event;
 use crate::response::{Answer, Error, respond};
-use crate::revocation::{Incomplete, revoke_others};
+use crate::revocation::{Progress, revoke_others};
 use crate::session::{Revocation, Session};
 use crate::store::{Inactive, Store};
 
@@ -72,9 +72,14 @@ impl Handler {
         let budget = Budget::until(deadline);
         let caller = self.authenticate(request.headers(), &budget).await?;
         let revocation = Revocation { at: epoch_seconds(), by: caller.session_id.clone(), id: request_id.to_owned() };
-        revoke_others(&self.store, &caller, &revocation, &budget)
-            .await
-            .map_err(|Incomplete { revoked, cause }| Error::Store { cause, revoked })
+        let progress = Progress::default();
+        match revoke_others(&self.store, &caller, &revocation, &budget, &progress).await {
+            Ok(()) => Ok(progress.revoked.get()),
+            Err(cause) => {
+                let began = progress.batches.get() > 0;
+                Err(Error::Store { cause, revoked: began.then(|| progress.revoked.get()) })
+            }
+        }
     }
 
     async fn authenticate(&self, headers: &HeaderMap, budget: &Budget) -> Result<Session, Error> {

@@ -52,7 +52,7 @@ pub enum Error {
 }
 
 /// What the client is told of an error.
-struct Told {
+struct ErrorText {
     status: StatusCode,
     id: &'static str,
     message: &'static str,
@@ -63,13 +63,13 @@ impl Error {
     /// Whether someone who runs this function should hear of it.
     #[must_use]
     pub fn is_fault(&self) -> bool {
-        self.told().status.is_server_error()
+        self.text().status.is_server_error()
     }
 
     /// The stable name of the error.
     #[must_use]
     pub fn id(&self) -> &'static str {
-        self.told().id
+        self.text().id
     }
 
     /// Sessions that this call did revoke before it failed; `None` if it had not begun to.
@@ -85,45 +85,45 @@ impl Error {
         }
     }
 
-    fn told(&self) -> Told {
+    fn text(&self) -> ErrorText {
         match self {
-            Self::RouteNotFound => Told {
+            Self::RouteNotFound => ErrorText {
                 status: StatusCode::NOT_FOUND,
                 id: "route_not_found",
                 message: "The requested resource could not be found.",
                 reason: "The only route is DELETE /auth/sessions.",
             },
-            Self::MethodNotAllowed => Told {
+            Self::MethodNotAllowed => ErrorText {
                 status: StatusCode::METHOD_NOT_ALLOWED,
                 id: "method_not_allowed",
                 message: "The method is not allowed on this resource.",
                 reason: "Sessions are disabled with DELETE.",
             },
-            Self::MalformedCredentials(_) => Told {
+            Self::MalformedCredentials(_) => ErrorText {
                 status: StatusCode::BAD_REQUEST,
                 id: "malformed_credentials",
                 message: "The request was malformed.",
                 reason: "The session token is not an RFC 7235 token68 of 1 to 4096 characters, or comes with two different values.",
             },
-            Self::SessionInactive(_) => Told {
+            Self::SessionInactive(_) => ErrorText {
                 status: StatusCode::UNAUTHORIZED,
                 id: "session_inactive",
                 message: "The request could not be authorized.",
                 reason: "No active session was found for the credentials of the request.",
             },
-            Self::CsrfViolation(_) => Told {
+            Self::CsrfViolation(_) => ErrorText {
                 status: StatusCode::FORBIDDEN,
                 id: "security_csrf_violation",
                 message: "The requested action was forbidden.",
                 reason: "The session cookie was sent from a web origin that is not allowed to use it.",
             },
-            Self::Store { cause, .. } if cause.is_retryable() => Told {
+            Self::Store { cause, .. } if cause.is_retryable() => ErrorText {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 id: "temporarily_unavailable",
                 message: "The service is temporarily unavailable.",
                 reason: "Not every other session could be revoked in time. Calling again is safe and continues where this call stopped.",
             },
-            Self::Store { .. } => Told {
+            Self::Store { .. } => ErrorText {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
                 id: "internal_error",
                 message: "An internal server error occurred.",
@@ -177,7 +177,7 @@ pub fn respond(outcome: &Result<Answer, Error>, request_id: &str, headers: Heade
         }
         Err(error) => {
             headers.extend(error.advice());
-            *response.status_mut() = error.told().status;
+            *response.status_mut() = error.text().status;
             *response.body_mut() = envelope(error, request_id, debug).to_string().into();
         }
     }
@@ -185,7 +185,7 @@ pub fn respond(outcome: &Result<Answer, Error>, request_id: &str, headers: Heade
 }
 
 fn envelope(error: &Error, request_id: &str, debug: bool) -> Value {
-    let Told { status, id, message, reason } = error.told();
+    let ErrorText { status, id, message, reason } = error.text();
     let mut envelope = Map::new();
     envelope.insert("code".to_owned(), status.as_u16().into());
     envelope.insert("status".to_owned(), status.canonical_reason().into());

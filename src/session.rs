@@ -51,7 +51,7 @@ impl fmt::Debug for Token {
 
 /// Lower-case hexadecimal SHA-256 of a token, and the table's key. Kept out of logs like the token itself: whoever reads
 /// it there could look a session up.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenHash(String);
 
 impl TokenHash {

@@ -11,10 +11,8 @@ use aws_sdk_dynamodb::operation::RequestId;
 use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementInput;
 use aws_sdk_dynamodb::operation::get_item::GetItemInput;
 use aws_sdk_dynamodb::operation::query::QueryInput;
-use aws_sdk_dynamodb::types::{
-    AttributeValue, BatchStatementRequest, BatchStatementResponse, ReturnValuesOnConditionCheckFailure,
-};
-use tokio::time::timeout;
+use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse};
+use tokio::time::{Instant, timeout};
 
 use crate::budget::{Attempts, Budget};
 use crate::client::Connections;
@@ -58,17 +56,17 @@ pub enum Inactive {
 
 /// What became of one conditional update.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Revoked {
+pub enum StatementOutcome {
     /// The session was not revoked before and is now.
     Changed,
-    /// There was nothing to change: it is revoked, gone, or of another user. Which, if DynamoDB was asked and has told.
-    Unchanged(Option<State>),
+    /// There was nothing to change: it is revoked, gone, or of another user.
+    Unchanged,
     /// Nothing was changed, because there was too much to do: DynamoDB's code of the error.
     Throttled(String),
     /// Nothing was changed this time; another attempt may: DynamoDB's code of the error.
     TryAgain(String),
     /// It may have been changed or not.
-    Unknown,
+    PerhapsChanged,
     /// It cannot be changed, however often one tries: DynamoDB's code of the error.
     Refused(String),
 }
@@ -81,7 +79,18 @@ pub enum State {
     /// Revoked by this very call.
     RevokedByThis,
     /// Revoked by someone else, gone, or of another user.
-    Done,
+    NothingToRevoke,
+}
+
+/// What may have become of a write that has failed. In the order of what it takes to find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// It was not carried out.
+    NotApplied,
+    /// It was carried out or not; DynamoDB did something, but has not told what.
+    PerhapsApplied,
+    /// It was met with silence: carried out, not carried out, or yet to be carried out.
+    PerhapsYetToCome,
 }
 
 /// One page of a user's sessions as the index shows them.
@@ -110,8 +119,8 @@ pub enum StoreError {
         operation: &'static str,
         /// What went wrong, free of request and item data.
         cause: String,
-        /// Whether a write may have been carried out all the same.
-        perhaps_applied: bool,
+        /// What that means for a write.
+        fate: Fate,
     },
     /// Trying again will not help.
     #[error("{operation} was refused: {cause}")]
@@ -145,10 +154,10 @@ impl StoreError {
         }
     }
 
-    /// Whether a write that ended so may have been carried out all the same.
+    /// What may have become of a write that ended so.
     #[must_use]
-    pub fn perhaps_applied(&self) -> bool {
-        matches!(self, Self::Unavailable { perhaps_applied: true, .. })
+    pub fn fate(&self) -> Fate {
+        if let Self::Unavailable { fate, .. } = self { *fate } else { Fate::NotApplied }
     }
 }
 
@@ -186,7 +195,7 @@ impl Store {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("GetItem", Attempts::read(budget), send).await?;
+        let output = self.read("GetItem", budget, Attempts::read(budget), send).await?;
         let Some(item) = output.item else { return Ok(Err(Inactive::Unknown)) };
         if text(&item, "status") != Some("active") {
             return Ok(Err(Inactive::NotActive));
@@ -222,7 +231,7 @@ impl Store {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("Query", Attempts::read(budget), send).await?;
+        let output = self.read("Query", budget, Attempts::read(budget), send).await?;
         let token_hashes =
             output.items.unwrap_or_default().into_iter().map(|mut item| match item.remove("token_hash") {
                 Some(AttributeValue::S(token_hash)) => Ok(TokenHash::from_table(token_hash)),
@@ -235,8 +244,11 @@ impl Store {
         })
     }
 
-    /// Tries once, for no longer than `limit`, to revoke up to [`BATCH_SIZE`] sessions of the user: one answer for each,
-    /// in their order. With `again`, asks what stands in the way where nothing is changed.
+    /// Tries once, for no longer than `limit`, to revoke up to [`BATCH_SIZE`] sessions of the user: one outcome for each,
+    /// in their order.
+    ///
+    /// It does not ask for the items that stand in the way (`ALL_OLD`): the service does not always send them, and a batch
+    /// of them may be as large as 10 MB. [`Store::state`] tells, at the price of a request.
     ///
     /// # Errors
     /// [`StoreError`] if there is no answer for any of them.
@@ -245,11 +257,8 @@ impl Store {
         user: &UserId,
         token_hashes: &[TokenHash],
         revocation: &Revocation,
-        again: bool,
         limit: Duration,
-    ) -> Result<Vec<Revoked>, StoreError> {
-        // The service may leave the item out all the same; and it costs bytes, so it is not asked for the first time.
-        let on_failure = again.then_some(ReturnValuesOnConditionCheckFailure::AllOld);
+    ) -> Result<Vec<StatementOutcome>, StoreError> {
         let statements = token_hashes.iter().map(|token_hash| {
             BatchStatementRequest::builder()
                 .statement(&self.revoke_statement)
@@ -258,7 +267,6 @@ impl Store {
                 .parameters(string(&revocation.id))
                 .parameters(string(token_hash.as_str()))
                 .parameters(string(&user.0))
-                .set_return_values_on_condition_check_failure(on_failure.clone())
                 .build()
                 .map_err(|_| StoreError::Refused {
                     operation: "BatchExecuteStatement",
@@ -271,8 +279,8 @@ impl Store {
         let output = self.attempt("BatchExecuteStatement", limit, send).await?;
         let mut responses = output.responses.unwrap_or_default().into_iter();
         // A statement without an answer of its own is one whose answer was lost.
-        let judge = |response: BatchStatementResponse| judge(&response, user, revocation);
-        Ok(token_hashes.iter().map(|_| responses.next().map_or(Revoked::Unknown, judge)).collect())
+        let judge = |response: BatchStatementResponse| judge(&response);
+        Ok(token_hashes.iter().map(|_| responses.next().map_or(StatementOutcome::PerhapsChanged, judge)).collect())
     }
 
     /// A strongly consistent look at one session of the user.
@@ -296,15 +304,16 @@ impl Store {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("GetItem", Attempts::look(budget), send).await?;
-        Ok(output.item.map_or(State::Done, |item| state_of(&item, user, revocation)))
+        let output = self.read("GetItem", budget, Attempts::look(budget), send).await?;
+        Ok(output.item.map_or(State::NothingToRevoke, |item| state_of(&item, user, revocation)))
     }
 
     /// Tries a read until it succeeds, cannot succeed, or has been tried often enough.
     async fn read<T, E, F>(
         &self,
         operation: &'static str,
-        mut attempts: Attempts,
+        budget: &Budget,
+        mut attempts: Attempts<'_>,
         send: impl Fn(Client) -> F,
     ) -> Result<T, StoreError>
     where
@@ -313,9 +322,13 @@ impl Store {
     {
         let mut last = StoreError::OutOfTime;
         while let Some(limit) = attempts.next().await {
+            let begin = Instant::now();
             match self.attempt(operation, limit, &send).await {
                 Err(error) if error.is_retryable() => last = error,
-                outcome => return outcome,
+                outcome => {
+                    budget.read_took(begin.elapsed());
+                    return outcome;
+                }
             }
         }
         Err(last)
@@ -339,7 +352,7 @@ impl Store {
             Err(_) => {
                 self.connections.give_up(generation);
                 let cause = format!("no answer within {} ms", limit.as_millis());
-                Err(StoreError::Unavailable { operation, cause, perhaps_applied: true })
+                Err(StoreError::Unavailable { operation, cause, fate: Fate::PerhapsYetToCome })
             }
         }
     }
@@ -349,17 +362,17 @@ impl Store {
 ///
 /// Source: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide.
 fn classify<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E>) -> StoreError {
-    let unavailable = |cause, perhaps_applied| StoreError::Unavailable { operation, cause, perhaps_applied };
+    let unavailable = |cause, fate| StoreError::Unavailable { operation, cause, fate };
     match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             let Some(code) = context.err().code() else {
-                return unavailable(format!("an answer that is not DynamoDB's (HTTP {status})"), true);
+                return unavailable(format!("an answer that is not DynamoDB's (HTTP {status})"), Fate::PerhapsApplied);
             };
             let request_id = context.err().meta().request_id().unwrap_or("unknown");
             let cause = format!("{code} (HTTP {status}, request {request_id})");
             match code {
-                _ if status >= 500 => unavailable(cause, true),
+                _ if status >= 500 => unavailable(cause, Fate::PerhapsApplied),
                 "ThrottlingException"
                 | "ThrottlingError"
                 | "ProvisionedThroughputExceededException"
@@ -367,19 +380,23 @@ fn classify<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E
                 | "RequestLimitExceeded"
                 | "RequestLimitExceededException"
                 | "TransactionConflictException"
-                | "ReplicatedWriteConflictException" => unavailable(cause, false),
-                "InternalServerError" => unavailable(cause, true),
-                _ if status == 429 => unavailable(cause, false),
+                | "ReplicatedWriteConflictException" => unavailable(cause, Fate::NotApplied),
+                "InternalServerError" => unavailable(cause, Fate::PerhapsApplied),
+                _ if status == 429 => unavailable(cause, Fate::NotApplied),
                 _ => StoreError::Refused { operation, cause },
             }
         }
         // These texts come from the connection and the SDK, not from DynamoDB.
         SdkError::DispatchFailure(failure) => {
             let cause = failure.as_connector_error().map_or_else(String::new, |error| Chain(error).to_string());
-            if failure.is_user() { StoreError::Refused { operation, cause } } else { unavailable(cause, true) }
+            if failure.is_user() {
+                StoreError::Refused { operation, cause }
+            } else {
+                unavailable(cause, Fate::PerhapsApplied)
+            }
         }
-        SdkError::TimeoutError(_) => unavailable("no answer in time".to_owned(), true),
-        SdkError::ResponseError(_) => unavailable("an answer that cannot be read".to_owned(), true),
+        SdkError::TimeoutError(_) => unavailable("no answer in time".to_owned(), Fate::PerhapsYetToCome),
+        SdkError::ResponseError(_) => unavailable("an answer that cannot be read".to_owned(), Fate::PerhapsApplied),
         SdkError::ConstructionFailure(_) => StoreError::Refused {
             operation,
             cause: "the request could not be built; are region and credentials set?".to_owned(),
@@ -391,7 +408,7 @@ fn classify<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E
 /// What an item of the table says about its session.
 fn state_of(item: &Item, user: &UserId, revocation: &Revocation) -> State {
     if text(item, "user_id") != Some(&user.0) {
-        return State::Done;
+        return State::NothingToRevoke;
     }
     if text(item, "status") != Some("revoked") {
         return State::Live;
@@ -400,20 +417,20 @@ fn state_of(item: &Item, user: &UserId, revocation: &Revocation) -> State {
     let by_this = text(item, "revocation_id") == Some(&revocation.id)
         && text(item, "revoked_by") == Some(&revocation.by)
         && number(item, "revoked_at") == Some(&revocation.at.to_string());
-    if by_this { State::RevokedByThis } else { State::Done }
+    if by_this { State::RevokedByThis } else { State::NothingToRevoke }
 }
 
 /// What the answer to one statement means.
-fn judge(response: &BatchStatementResponse, user: &UserId, revocation: &Revocation) -> Revoked {
-    let Some(error) = response.error() else { return Revoked::Changed };
+fn judge(response: &BatchStatementResponse) -> StatementOutcome {
+    let Some(error) = response.error() else { return StatementOutcome::Changed };
     match error.code().map_or("", |code| code.as_str()) {
-        "ConditionalCheckFailed" => Revoked::Unchanged(error.item().map(|item| state_of(item, user, revocation))),
+        "ConditionalCheckFailed" => StatementOutcome::Unchanged,
         code @ ("ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded") => {
-            Revoked::Throttled(code.to_owned())
+            StatementOutcome::Throttled(code.to_owned())
         }
-        code @ "TransactionConflict" => Revoked::TryAgain(code.to_owned()),
-        "InternalServerError" => Revoked::Unknown,
-        code => Revoked::Refused(code.to_owned()),
+        code @ "TransactionConflict" => StatementOutcome::TryAgain(code.to_owned()),
+        "InternalServerError" => StatementOutcome::PerhapsChanged,
+        code => StatementOutcome::Refused(code.to_owned()),
     }
 }
 

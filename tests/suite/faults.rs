@@ -79,22 +79,75 @@ async fn a_lost_answer_is_found_out_and_counted_once() {
 }
 
 #[tokio::test]
-async fn what_became_of_a_lost_write_is_asked_with_its_retry_and_else_read() {
-    for (tells, reads) in [(true, 1), (false, 1 + 25)] {
+async fn what_became_of_a_lost_write_is_read_only_where_its_retry_changes_nothing() {
+    for (lost, reads) in [((|| Action::LoseAnswer) as fn() -> Action, 25), (|| Action::Refuse, 0)] {
         let (world, caller) = World::with_others(25).await;
-        world.proxy.rule(move |call| match (call.operation.as_str(), call.number) {
-            (BATCH, 0) => Action::LoseAnswer,
-            // As the service has been seen to do.
-            (BATCH, _) if !tells => Action::Edit(Box::new(|answer| {
-                for response in answer["Responses"].as_array_mut().expect("responses") {
-                    response["Error"].as_object_mut().expect("an error").remove("Item");
-                }
-            })),
-            _ => Action::Forward,
-        });
+        world.proxy.rule(first(BATCH, lost));
         press(&world, &caller).await.0.assert_count(25);
-        assert_eq!(world.proxy.count("GetItem"), reads);
+        assert_eq!(world.proxy.count("GetItem"), 1 + reads);
     }
+}
+
+#[tokio::test]
+async fn what_became_of_a_lost_write_is_found_out_however_slow_reads_are() {
+    let (mut world, caller) = World::with_others(25).await;
+    world.timeout = Duration::from_secs(8);
+    let slow = || Action::SlowAnswer(Duration::from_millis(700));
+    world.proxy.rule(move |call| match call.operation.as_str() {
+        BATCH => Action::HangAfter,
+        _ => slow(),
+    });
+    // All writes are given up, and there are two seconds to look at what they have done.
+    press(&world, &caller).await.0.assert_count(25);
+}
+
+#[tokio::test]
+async fn a_write_that_is_carried_out_long_after_it_was_given_up_is_counted() {
+    let (world, caller) = World::with_others(25).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        (BATCH, 0) => Action::ForwardLate(Duration::from_secs(8)),
+        (BATCH, _) => Action::Fail(400, "ThrottlingException"),
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_count(25);
+}
+
+#[tokio::test]
+async fn an_index_that_shows_an_entry_twice_has_it_written_and_counted_once() {
+    let (world, caller) = World::with_others(20).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        ("Query", _) => Action::Edit(Box::new(|answer| {
+            let items = answer["Items"].as_array_mut().expect("items");
+            items.extend(items.clone());
+        })),
+        (BATCH, 0) => Action::LoseAnswer,
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_count(20);
+    let batches: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == BATCH).collect();
+    assert!(batches.iter().all(|batch| batch.body["Statements"].as_array().expect("statements").len() == 20));
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_looked_at_again_does_not_save_the_others() {
+    let (world, caller) = World::with_others(30).await;
+    let late: Vec<String> =
+        crate::support::sessions_of("alice", 30)[20..].iter().map(|session| session.token_hash().to_owned()).collect();
+    let poison = late[0].clone();
+    world.proxy.rule(move |call| match (call.operation.as_str(), call.number) {
+        ("Query", 0) => {
+            let late = late.clone();
+            Action::Edit(Box::new(move |answer| {
+                let items = answer["Items"].as_array_mut().expect("items");
+                items.retain(|item| !late.iter().any(|hash| item["token_hash"]["S"] == hash.as_str()));
+            }))
+        }
+        ("GetItem", 1..) if call.body["Key"]["token_hash"]["S"] == poison.as_str() => {
+            Action::Fail(400, "ValidationException")
+        }
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_error(500, "internal_error", Some(29));
 }
 
 #[tokio::test]

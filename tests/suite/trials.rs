@@ -13,7 +13,7 @@ use crate::support::{Action, Answer, Row, Session, World, delete, n, revoked, s,
 
 /// Trials that run at once. They mostly wait, unless they share one slow database.
 fn at_once() -> usize {
-    if std::env::var_os("DYNAMODB_ADDRESS").is_some() { 2 } else { 12 }
+    if std::env::var_os("DYNAMODB_ADDRESS").is_some() { 2 } else { 8 }
 }
 
 /// Calls with faults in a trial; those after them have none, so that the last one must succeed.
@@ -93,7 +93,7 @@ async fn trial(seed: u64) -> Trial {
     let mut trial = Trial { calls: 0, successes_among_faults: 0, revoked: 0 };
     loop {
         let with_faults = trial.calls < CALLS_WITH_FAULTS;
-        world.timeout = Duration::from_millis(if with_faults { rng.u64(2_500..8_000) } else { 29_000 });
+        world.timeout = Duration::from_millis(if with_faults { rng.u64(4_000..10_000) } else { 29_000 });
         world.proxy.reset();
         let shown: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         if with_faults {
@@ -229,7 +229,7 @@ fn fault(rng: &mut Rng, call: &Call) -> Action {
     let throttle =
         ["ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"][rng.usize(0..3)];
     let statements = call.body["Statements"].as_array().map_or(0, Vec::len);
-    match rng.u8(0..if statements > 0 { 16 } else { 8 }) {
+    match rng.u8(0..if statements > 0 { 17 } else { 8 }) {
         0 => Action::Fail(400, throttle),
         1 => Action::Fail(500, "InternalServerError"),
         2 => Action::Fail(503, "ServiceUnavailable"),
@@ -249,6 +249,8 @@ fn fault(rng: &mut Rng, call: &Call) -> Action {
             }))
         }
         11 if rng.u8(0..8) == 0 => Action::Fail(400, "AccessDeniedException"),
+        // Before even the shortest call gives up looking for it: see `budget`.
+        12 => Action::ForwardLate(Duration::from_millis(rng.u64(500..1_000))),
         _ => {
             let codes = [
                 "ThrottlingError",

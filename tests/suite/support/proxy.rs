@@ -42,6 +42,8 @@ pub enum Action {
     SlowAnswer(Duration),
     /// Never answers, nor forwards.
     Hang,
+    /// Never answers, and forwards after so long, whether anyone still waits or not.
+    ForwardLate(Duration),
     /// Closes the connection without forwarding.
     Refuse,
     /// Answers an error of the whole request without forwarding: HTTP status and code.
@@ -162,7 +164,7 @@ async fn serve(listener: std::net::TcpListener, state: Arc<State>) -> Infallible
 
 /// The error closes the connection.
 #[derive(Debug, thiserror::Error)]
-#[error("closed by the rule")]
+#[error("closed by the rule, or by the database")]
 struct Closed;
 
 /// Counts a request as under way until it is answered or its connection closed.
@@ -212,6 +214,14 @@ async fn answer(
             answer
         }
         Action::Hang => std::future::pending().await,
+        Action::ForwardLate(time) => {
+            let (state, headers) = (Arc::clone(&state), parts.headers.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                state.forward(&headers, call.body).await
+            });
+            std::future::pending().await
+        }
         Action::Refuse => Err(Closed),
         Action::Fail(status, code) => Ok(error(status, code)),
         Action::Garbage => Ok(response(200, Bytes::from_static(b"<html>Bad Gateway</html>"))),
@@ -247,8 +257,8 @@ impl State {
             }
         }
         let request = request.body(Full::new(body.to_string().into())).expect("a request");
-        let (parts, body) = self.client.request(request).await.expect("an answer of the database").into_parts();
-        let body = body.collect().await.expect("a whole answer").to_bytes();
+        let (parts, body) = self.client.request(request).await.map_err(|_| Closed)?.into_parts();
+        let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
         Ok(response(parts.status.as_u16(), body))
     }
 }
