@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lambda_http::http::{HeaderMap, Method};
-use lambda_http::request::RequestContext;
 use lambda_http::tower::ServiceBuilder;
-use lambda_http::tracing::{error, info};
 use lambda_http::{Adapter, Body, Context, LambdaEvent, Request, RequestExt, Response, Service, service_fn};
 use serde::Serialize;
 
@@ -15,8 +13,9 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::credentials::{self, Source};
 use crate::event::Event;
+use crate::record::Record;
 use crate::response::{Answer, Error, respond};
-use crate::revocation::{Progress, revoke_others};
+use crate::revocation::revoke_others;
 use crate::session::{Revocation, Session};
 use crate::store::{Inactive, Store};
 
@@ -49,31 +48,42 @@ impl Handler {
 
     /// Answers a request. There is no error that is not an answer.
     async fn handle(&self, request: Request) -> Response<Body> {
-        let request_id = request_id(&request);
-        let outcome = self.serve(&request, &request_id).await;
-        log(&outcome, &request_id);
+        let mut record = Record::of(&request);
+        let outcome = self.serve(&request, &mut record).await;
         let cors = self.config.allowed_origins.cors_headers(request.headers());
-        respond(&outcome, &request_id, cors, self.config.error_debug)
+        let response = respond(&outcome, &record.request_id, cors, self.config.error_debug);
+        record.write(&outcome, response.status());
+        response
     }
 
-    async fn serve(&self, request: &Request, request_id: &str) -> Result<Answer, Error> {
+    async fn serve(&self, request: &Request, record: &mut Record) -> Result<Answer, Error> {
         if request.raw_http_path().rsplit('/').next() != Some("sessions") {
             return Err(Error::RouteNotFound);
         }
         match *request.method() {
-            Method::DELETE => self.disable_my_other_sessions(request, request_id).await.map(Answer::Revoked),
+            Method::DELETE => {
+                let budget = Budget::until(request.lambda_context_ref().map_or(UNIX_EPOCH, Context::deadline));
+                let outcome = self.disable_my_other_sessions(request.headers(), &budget, record).await;
+                record.retries = budget.retries();
+                outcome.map(Answer::Revoked)
+            }
             Method::OPTIONS => Ok(Answer::Preflight),
             _ => Err(Error::MethodNotAllowed),
         }
     }
 
-    async fn disable_my_other_sessions(&self, request: &Request, request_id: &str) -> Result<u64, Error> {
-        let deadline = request.lambda_context_ref().map_or(UNIX_EPOCH, Context::deadline);
-        let budget = Budget::until(deadline);
-        let caller = self.authenticate(request.headers(), &budget).await?;
-        let revocation = Revocation { at: epoch_seconds(), by: caller.session_id.clone(), id: request_id.to_owned() };
-        let progress = Progress::default();
-        match revoke_others(&self.store, &caller, &revocation, &budget, &progress).await {
+    async fn disable_my_other_sessions(
+        &self,
+        headers: &HeaderMap,
+        budget: &Budget,
+        record: &mut Record,
+    ) -> Result<u64, Error> {
+        let caller = self.authenticate(headers, budget).await?;
+        record.authenticated(&caller);
+        let revocation =
+            Revocation { at: epoch_seconds(), by: caller.session_id.clone(), id: record.request_id.clone() };
+        let progress = &record.progress;
+        match revoke_others(&self.store, &caller, &revocation, budget, progress).await {
             Ok(()) => Ok(progress.revoked.get()),
             Err(cause) => {
                 let began = progress.batches.get() > 0;
@@ -97,29 +107,6 @@ impl Handler {
     }
 }
 
-/// The gateway's id of the request, else Lambda's: load balancers give none.
-fn request_id(request: &Request) -> String {
-    let gateway = match request.request_context_ref() {
-        Some(RequestContext::ApiGatewayV1(context)) => context.request_id.clone(),
-        Some(RequestContext::ApiGatewayV2(context)) => context.request_id.clone(),
-        _ => None,
-    };
-    let lambda = || request.lambda_context_ref().map(|context| context.request_id.clone());
-    gateway.or_else(lambda).unwrap_or_default()
-}
-
 fn epoch_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// The one place where a failure is logged.
-fn log(outcome: &Result<Answer, Error>, request_id: &str) {
-    match outcome {
-        Ok(Answer::Revoked(count)) => info!(request = request_id, outcome = "revoked", count, "sessions revoked"),
-        Ok(Answer::Preflight) => info!(request = request_id, outcome = "preflight", "preflight answered"),
-        Err(error) if error.is_fault() => {
-            error!(request = request_id, outcome = error.id(), revoked = error.revoked(), "request failed: {error}");
-        }
-        Err(error) => info!(request = request_id, outcome = error.id(), "request refused: {error}"),
-    }
 }

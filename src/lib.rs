@@ -18,6 +18,7 @@
 //! | [`budget`] | deadlines, time-outs, back-off |
 //! | [`pace`] | how fast to write |
 //! | [`response`] | the count, the errors, the envelope |
+//! | [`record`] | a request's line in the log, and its metrics |
 //! | [`client`] | how DynamoDB is reached |
 //! | [`config`], [`logging`] | the environment; the log |
 //!
@@ -38,6 +39,7 @@ pub mod handler;
 pub mod logging;
 pub mod origin;
 pub mod pace;
+pub mod record;
 pub mod response;
 pub mod revocation;
 pub mod session;

@@ -1,28 +1,40 @@
-//! Log lines: where they go and which ones. Knows nothing of what is logged.
+//! Log lines: where they go, in which format, and which ones. Knows nothing of what is logged.
 
+use std::fmt;
+use std::io::{self, Write};
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use lambda_http::tracing::field::{Field, Visit};
 use lambda_http::tracing::subscriber::{
     EnvFilter, Layer,
-    filter::{FilterExt, LevelFilter, Targets},
-    fmt,
-    layer::SubscriberExt,
+    filter::{FilterExt, LevelFilter, Targets, filter_fn},
+    fmt::{self as lines, format::Writer, time::FormatTime},
+    layer::{Context, SubscriberExt},
     registry,
     util::SubscriberInitExt,
 };
+use lambda_http::tracing::{Event, Metadata, Subscriber};
+use serde_json::{Map, Value, json};
 
 use crate::config::Logging;
 
-/// Starts logging to standard output, as the Lambda runtime's own subscriber would, with two differences: JSON lines have
-/// a timestamp, and whatever level is asked for, other crates get no further than `INFO`.
+/// Starts logging to standard output, as the Lambda runtime's own subscriber would, with three differences: JSON lines
+/// have a timestamp, the line of a request is a record of metrics, and whatever level is asked for, other crates get no
+/// further than `INFO`.
 pub fn init(logging: &Logging) {
     let level = LevelFilter::from_str(&logging.level).unwrap_or(LevelFilter::INFO);
     let asked = EnvFilter::builder().with_default_directive(level.into()).parse_lossy(&logging.directives);
-    let lines = fmt::layer().with_target(false).with_ansi(false);
-    // Text gets its time from CloudWatch. Of JSON, Lambda believes a level only beside a timestamp: without one it takes
-    // the line for INFO, and drops even an error where only errors are wanted.
-    let lines = if logging.json { lines.json().flatten_event(true).boxed() } else { lines.without_time().boxed() };
-    registry().with(lines.with_filter(asked.and(loud_enough_for_others()))).init();
+    let all = lines::layer().with_target(false).with_ansi(false);
+    let layers = if logging.json {
+        // Lambda believes a line's level only beside a timestamp: without one it takes the line for INFO, and drops even
+        // an error where only errors are wanted. Text gets its time from CloudWatch.
+        let others = all.json().flatten_event(true).with_filter(filter_fn(|metadata| !is_request_line(metadata)));
+        RequestLines.with_filter(filter_fn(is_request_line)).and_then(others).boxed()
+    } else {
+        all.without_time().boxed()
+    };
+    registry().with(layers.with_filter(asked.and(loud_enough_for_others()))).init();
 }
 
 /// At `debug` and `trace` the runtime prints whole events and the SDK whole requests and items, credentials and all. Only
@@ -33,4 +45,96 @@ fn loud_enough_for_others() -> Targets {
         .with_target(env!("CARGO_CRATE_NAME"), LevelFilter::TRACE)
         .with_target("lambda_runtime", LevelFilter::INFO)
         .with_default(LevelFilter::OFF)
+}
+
+fn is_request_line(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == concat!(env!("CARGO_CRATE_NAME"), "::record")
+}
+
+/// Writes the line of a request as a record of CloudWatch's embedded metric format: log line and metrics in one, without a
+/// request of its own to CloudWatch.
+///
+/// Source: "Embedded metric format specification" in the Amazon CloudWatch User Guide. The one library for it that is
+/// kept well (`metrique`) would add ninety crates to write this one object.
+struct RequestLines;
+
+impl<S: Subscriber> Layer<S> for RequestLines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let now = SystemTime::now();
+        let mut line = Map::new();
+        line.insert("timestamp".to_owned(), timestamp().into());
+        line.insert("level".to_owned(), event.metadata().level().as_str().into());
+        event.record(&mut Fields(&mut line));
+        line.insert("_aws".to_owned(), metrics(now));
+        // Standard output is gone only if Lambda is.
+        let _ = writeln!(io::stdout().lock(), "{}", Value::Object(line));
+    }
+}
+
+/// Now, in RFC 3339, as in all other lines.
+fn timestamp() -> String {
+    let mut now = String::new();
+    // A string takes whatever is written to it.
+    let _ = lines::time::SystemTime.format_time(&mut Writer::new(&mut now));
+    now
+}
+
+/// Which members of the line are metrics. A dimension more is a metric more to pay for, for each of its values.
+fn metrics(now: SystemTime) -> Value {
+    let millis = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let namespace = env!("CARGO_PKG_NAME");
+    json!({
+        "Timestamp": u64::try_from(millis).unwrap_or(u64::MAX),
+        "CloudWatchMetrics": [
+            {
+                "Namespace": namespace,
+                "Dimensions": [["FunctionName"], ["FunctionName", "Outcome"]],
+                "Metrics": [{"Name": "Requests", "Unit": "Count"}],
+            },
+            {
+                "Namespace": namespace,
+                "Dimensions": [["FunctionName"]],
+                "Metrics": [
+                    {"Name": "SessionsRevoked", "Unit": "Count"},
+                    {"Name": "Duration", "Unit": "Milliseconds"},
+                    {"Name": "DynamoDBRetries", "Unit": "Count"},
+                ],
+            },
+        ],
+    })
+}
+
+/// Collects the fields of an event.
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl Fields<'_> {
+    fn insert(&mut self, field: &Field, value: Value) {
+        self.0.insert(field.name().to_owned(), value);
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.insert(field, value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.insert(field, value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.insert(field, format!("{value:?}").into());
+    }
 }

@@ -66,12 +66,75 @@ async fn in_json_every_line_is_an_object_with_time_and_level() {
         assert!(line["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
         assert!(line["level"].is_string() && line["message"].is_string(), "{line}");
     }
-    let outcome = |id: &str| lines.iter().filter(|line| line["outcome"] == id).count();
-    for id in ["revoked", "session_inactive", "route_not_found", "internal_error"] {
-        assert_eq!(outcome(id), 1, "{id}: {}", output.stdout);
+    let requests: Vec<&Value> = lines.iter().filter(|line| line["_aws"].is_object()).collect();
+    let outcomes: Vec<&str> = requests.iter().map(|line| line["Outcome"].as_str().expect("an outcome")).collect();
+    assert_eq!(outcomes, ["revoked", "session_inactive", "route_not_found", "internal_error"], "{}", output.stdout);
+    assert_eq!(requests[3]["level"], "ERROR");
+    assert!(
+        requests[3]["error"].as_str().is_some_and(|m| m.contains("GetItem") && m.contains("AccessDeniedException"))
+    );
+}
+
+#[tokio::test]
+async fn the_line_of_a_request_tells_what_was_done_and_is_a_record_of_metrics() {
+    let (world, caller) = World::with_others(30).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        ("Query" | "BatchExecuteStatement", 0) => Action::Fail(500, "InternalServerError"),
+        _ => Action::Forward,
+    });
+    let mut function = Function::start(&world, &[("AWS_LAMBDA_LOG_FORMAT", "JSON")]).await;
+    for request in [delete().token(&caller.token).request_id("first"), delete().request_id("second")] {
+        function.invoke(request.into_event()).await.expect("an answer");
     }
-    let failure = lines.iter().find(|line| line["level"] == "ERROR").expect("a failure");
-    assert!(failure["message"].as_str().is_some_and(|m| m.contains("GetItem") && m.contains("AccessDeniedException")));
+    let output = function.stop().await;
+    let lines = output.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
+    let lines: Vec<Value> = lines.filter(|line| line.get("_aws").is_some()).collect();
+    let [served, refused] = &lines[..] else { panic!("{}", output.stdout) };
+
+    for line in [served, refused] {
+        let line = line.as_object().expect("an object");
+        for directive in line["_aws"]["CloudWatchMetrics"].as_array().expect("directives") {
+            assert_eq!(directive["Namespace"], "disable-my-other-sessions");
+            let sets = directive["Dimensions"].as_array().expect("sets of dimensions");
+            for dimension in sets.iter().filter_map(Value::as_array).flatten() {
+                assert!(line[dimension.as_str().expect("a name")].is_string(), "{dimension}: {line:?}");
+            }
+            for metric in directive["Metrics"].as_array().expect("metrics") {
+                assert!(line[metric["Name"].as_str().expect("a name")].is_number(), "{metric}: {line:?}");
+            }
+        }
+        let age = u128::from(line["_aws"]["Timestamp"].as_u64().expect("milliseconds")).abs_diff(now_in_millis());
+        assert!(age < 60_000, "{age}");
+    }
+
+    let mut served = served.clone();
+    let line = served.as_object_mut().expect("an object");
+    line.retain(|name, _| !["_aws", "timestamp"].contains(&name.as_str()));
+    for name in ["Duration", "authenticate_ms", "revoke_ms"] {
+        assert!(line.remove(name).is_some_and(|time| time.as_f64().is_some_and(|time| time > 0.0)), "{name}");
+    }
+    assert_eq!(
+        served,
+        json!({
+            "level": "INFO", "message": "request served", "FunctionName": "disable-my-other-sessions",
+            "Outcome": "revoked", "Requests": 1, "SessionsRevoked": 30, "DynamoDBRetries": 2, "status": 200,
+            "request": "first", "lambda_request": "lambda-request-id",
+            "trace": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700", "cold_start": true, "session": "caller",
+            "passes": 2, "pages": 2, "batches": 3,
+            // In the second pass, only the caller's own.
+            "seen": 32,
+        })
+    );
+    assert_eq!(refused["error"], "session inactive: no credential");
+    assert_eq!(
+        (&refused["cold_start"], &refused["status"], &refused["request"]),
+        (&json!(false), &json!(401), &json!("second"))
+    );
+    assert_eq!(refused.get("session"), None);
+}
+
+fn now_in_millis() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_millis()
 }
 
 #[tokio::test]

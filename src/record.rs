@@ -1,0 +1,112 @@
+//! What is written down about a request: one line each, whatever its outcome, for people and for metrics alike.
+//!
+//! The line never holds a credential, a token hash or item data other than the public id of the caller's session.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lambda_http::http::StatusCode;
+use lambda_http::request::RequestContext;
+use lambda_http::tracing::{error, info};
+use lambda_http::{Context, Request, RequestExt};
+
+use crate::response::{Answer, Error};
+use crate::revocation::Progress;
+use crate::session::Session;
+
+/// A request from its beginning to its line in the log.
+#[derive(Debug)]
+pub struct Record {
+    /// The gateway's id of the request, else Lambda's: load balancers give none.
+    pub request_id: String,
+    /// What revoking has done so far.
+    pub progress: Progress,
+    /// Requests to DynamoDB that were tried again.
+    pub retries: u64,
+    lambda: Context,
+    cold_start: bool,
+    begin: Instant,
+    caller: Option<Caller>,
+}
+
+/// Who was let in, and when.
+#[derive(Debug)]
+struct Caller {
+    session_id: String,
+    after: Duration,
+}
+
+impl Record {
+    /// The record of a request that has just come.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        static WARM: AtomicBool = AtomicBool::new(false);
+        let lambda = request.lambda_context_ref().cloned().unwrap_or_default();
+        let gateway = match request.request_context_ref() {
+            Some(RequestContext::ApiGatewayV1(context)) => context.request_id.clone(),
+            Some(RequestContext::ApiGatewayV2(context)) => context.request_id.clone(),
+            _ => None,
+        };
+        Self {
+            request_id: gateway.unwrap_or_else(|| lambda.request_id.clone()),
+            progress: Progress::default(),
+            retries: 0,
+            lambda,
+            cold_start: !WARM.swap(true, Ordering::Relaxed),
+            begin: Instant::now(),
+            caller: None,
+        }
+    }
+
+    /// The caller is known.
+    pub fn authenticated(&mut self, session: &Session) {
+        self.caller = Some(Caller { session_id: session.session_id.clone(), after: self.begin.elapsed() });
+    }
+
+    /// Writes the line. Names in capitals are metrics and their dimensions: see `logging`.
+    pub fn write(&self, outcome: &Result<Answer, Error>, status: StatusCode) {
+        let duration = self.begin.elapsed();
+        let (name, error) = match outcome {
+            Ok(Answer::Revoked(_)) => ("revoked", None),
+            Ok(Answer::Preflight) => ("preflight", None),
+            Err(error) => (error.id(), Some(error.to_string())),
+        };
+        let caller = self.caller.as_ref();
+        macro_rules! line {
+            ($level:ident, $message:literal) => {
+                $level!(
+                    FunctionName = self.lambda.env_config.function_name,
+                    Outcome = name,
+                    Requests = 1,
+                    SessionsRevoked = self.progress.revoked.get(),
+                    Duration = millis(duration),
+                    DynamoDBRetries = self.retries,
+                    status = status.as_u16(),
+                    request = self.request_id,
+                    lambda_request = self.lambda.request_id,
+                    trace = self.lambda.xray_trace_id,
+                    cold_start = self.cold_start,
+                    error,
+                    session = caller.map(|caller| &caller.session_id),
+                    authenticate_ms = caller.map(|caller| millis(caller.after)),
+                    revoke_ms = caller.map(|caller| millis(duration - caller.after)),
+                    passes = caller.map(|_| self.progress.passes.get()),
+                    pages = caller.map(|_| self.progress.pages.get()),
+                    seen = caller.map(|_| self.progress.seen.get()),
+                    batches = caller.map(|_| self.progress.batches.get()),
+                    $message
+                )
+            };
+        }
+        if status.is_server_error() {
+            line!(error, "request failed");
+        } else {
+            line!(info, "request served");
+        }
+    }
+}
+
+/// Milliseconds, to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
