@@ -2,6 +2,7 @@
 //! wrong here stops the start: a function that starts with half a configuration fails later, in front of a user.
 
 use std::env;
+use std::time::Duration;
 
 use crate::origin::{AllowedOrigins, NotAnOrigin};
 
@@ -14,6 +15,9 @@ pub struct Config {
     pub cookie_name: String,
     /// Web origins that may call (`ALLOWED_ORIGINS`).
     pub allowed_origins: AllowedOrigins,
+    /// How long ago the caller may have proven who they are, in whole seconds; any time if `None`
+    /// (`MAX_AUTHENTICATION_AGE`).
+    pub max_authentication_age: Option<Duration>,
     /// Whether errors carry `debug`, which tells callers more than they should know (`ERROR_DEBUG`).
     pub error_debug: bool,
 }
@@ -73,6 +77,9 @@ impl Config {
         let index = variable("USER_ID_INDEX").unwrap_or_else(|| "user_id-index".to_owned());
         let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| "ory_kratos_session".to_owned());
         let error_debug = variable("ERROR_DEBUG").unwrap_or_else(|| "false".to_owned());
+        let max_age = variable("MAX_AUTHENTICATION_AGE")
+            .map(|value| valid("MAX_AUTHENTICATION_AGE", value, is_positive, "a number of seconds of 1 to 9 digits"))
+            .transpose()?;
         Ok(Self {
             table: Table {
                 name: valid("SESSIONS_TABLE", table, is_dynamodb_name, "a DynamoDB table name")?,
@@ -80,6 +87,7 @@ impl Config {
             },
             cookie_name: valid("SESSION_COOKIE_NAME", cookie_name, is_cookie_name, "a cookie name")?,
             allowed_origins: AllowedOrigins::parse(&variable("ALLOWED_ORIGINS").unwrap_or_default())?,
+            max_authentication_age: max_age.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
             error_debug: valid("ERROR_DEBUG", error_debug, is_bool, "true or false")? == "true",
         })
     }
@@ -125,6 +133,12 @@ fn is_cookie_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte))
 }
 
+fn is_positive(value: &str) -> bool {
+    (1..=9).contains(&value.len())
+        && value.bytes().all(|byte| byte.is_ascii_digit())
+        && value.bytes().any(|byte| byte != b'0')
+}
+
 fn is_bool(value: &str) -> bool {
     matches!(value, "true" | "false")
 }
@@ -147,6 +161,7 @@ mod tests {
         assert_eq!(config.table.index, "user_id-index");
         assert_eq!(config.cookie_name, "ory_kratos_session");
         assert_eq!(config.allowed_origins, AllowedOrigins::default());
+        assert_eq!(config.max_authentication_age, None);
         assert!(!config.error_debug);
         assert_eq!(
             read(&[]).err().as_deref(),
@@ -164,6 +179,11 @@ mod tests {
             ("SESSION_COOKIE_NAME", "a b"),
             ("ALLOWED_ORIGINS", "*"),
             ("ALLOWED_ORIGINS", "https://a.example,app.example.com"),
+            ("MAX_AUTHENTICATION_AGE", "0"),
+            ("MAX_AUTHENTICATION_AGE", "-1"),
+            ("MAX_AUTHENTICATION_AGE", "15m"),
+            ("MAX_AUTHENTICATION_AGE", "1e3"),
+            ("MAX_AUTHENTICATION_AGE", "10000000000"),
             ("ERROR_DEBUG", "yes"),
         ] {
             let error = read(&[(variable, value), ("SESSIONS_TABLE", "sessions")]).err().unwrap_or_default();
@@ -178,6 +198,7 @@ mod tests {
             ("USER_ID_INDEX", "by-user"),
             ("SESSION_COOKIE_NAME", "__Host-session"),
             ("ALLOWED_ORIGINS", "https://app.example.com"),
+            ("MAX_AUTHENTICATION_AGE", "900"),
             ("ERROR_DEBUG", "true"),
         ])
         .unwrap_or_else(|error| panic!("{error}"));
@@ -185,6 +206,7 @@ mod tests {
         assert_eq!(config.table.index, "by-user");
         assert_eq!(config.cookie_name, "__Host-session");
         assert_ne!(config.allowed_origins, AllowedOrigins::default());
+        assert_eq!(config.max_authentication_age, Some(Duration::from_mins(15)));
         assert!(config.error_debug);
     }
 }

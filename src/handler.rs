@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use lambda_http::http::{HeaderMap, Method};
 use lambda_http::tower::ServiceBuilder;
@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::record::Record;
 use crate::response::{Answer, Error, respond};
 use crate::revocation::revoke_others;
-use crate::session::{Revocation, Session};
+use crate::session::{Revocation, Session, now};
 use crate::store::{Inactive, Store};
 
 /// The function: its configuration and its store, made once a cold start.
@@ -80,8 +80,11 @@ impl Handler {
     ) -> Result<u64, Error> {
         let caller = self.authenticate(headers, budget).await?;
         record.authenticated(&caller);
+        if self.config.max_authentication_age.is_some_and(|age| !caller.is_authenticated_within(age)) {
+            return Err(Error::SessionRefreshRequired);
+        }
         let revocation =
-            Revocation { at: epoch_seconds(), by: caller.session_id.clone(), id: record.request_id.clone() };
+            Revocation { at: now().as_secs(), by: caller.session_id.clone(), id: record.request_id.clone() };
         let progress = &record.progress;
         match revoke_others(&self.store, &caller, &revocation, budget, progress).await {
             Ok(()) => Ok(progress.revoked.get()),
@@ -105,8 +108,4 @@ impl Handler {
             .map_err(|cause| Error::Store { cause, revoked: None })?;
         Ok(session?)
     }
-}
-
-fn epoch_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

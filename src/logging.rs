@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use lambda_http::tracing::field::{Field, Visit};
 use lambda_http::tracing::subscriber::{
@@ -18,6 +17,7 @@ use lambda_http::tracing::{Event, Metadata, Subscriber};
 use serde_json::{Map, Value, json};
 
 use crate::config::Logging;
+use crate::session::now;
 
 /// Starts logging to standard output, as the Lambda runtime's own subscriber would, with three differences: JSON lines
 /// have a timestamp, the line of a request is a record of metrics, and whatever level is asked for, other crates get no
@@ -60,12 +60,11 @@ struct RequestLines;
 
 impl<S: Subscriber> Layer<S> for RequestLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let now = SystemTime::now();
         let mut line = Map::new();
         line.insert("timestamp".to_owned(), timestamp().into());
         line.insert("level".to_owned(), event.metadata().level().as_str().into());
         event.record(&mut Fields(&mut line));
-        line.insert("_aws".to_owned(), metrics(now));
+        line.insert("_aws".to_owned(), metrics());
         // Standard output is gone only if Lambda is.
         let _ = writeln!(io::stdout().lock(), "{}", Value::Object(line));
     }
@@ -73,18 +72,17 @@ impl<S: Subscriber> Layer<S> for RequestLines {
 
 /// Now, in RFC 3339, as in all other lines.
 fn timestamp() -> String {
-    let mut now = String::new();
+    let mut timestamp = String::new();
     // A string takes whatever is written to it.
-    let _ = lines::time::SystemTime.format_time(&mut Writer::new(&mut now));
-    now
+    let _ = lines::time::SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    timestamp
 }
 
 /// Which members of the line are metrics. A dimension more is a metric more to pay for, for each of its values.
-fn metrics(now: SystemTime) -> Value {
-    let millis = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+fn metrics() -> Value {
     let namespace = env!("CARGO_PKG_NAME");
     json!({
-        "Timestamp": u64::try_from(millis).unwrap_or(u64::MAX),
+        "Timestamp": u64::try_from(now().as_millis()).unwrap_or(u64::MAX),
         "CloudWatchMetrics": [
             {
                 "Namespace": namespace,

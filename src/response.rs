@@ -41,6 +41,9 @@ pub enum Error {
     /// A page that may not use the user's cookie.
     #[error("security CSRF violation: {0}")]
     CsrfViolation(#[from] CsrfViolation),
+    /// The caller has to prove again who they are.
+    #[error("authenticated too long ago")]
+    SessionRefreshRequired,
     /// The store failed. `revoked` is how many sessions this call revoked before; `None` if it had not begun to.
     #[error("{cause}")]
     Store {
@@ -81,7 +84,8 @@ impl Error {
             | Self::MethodNotAllowed
             | Self::MalformedCredentials(_)
             | Self::SessionInactive(_)
-            | Self::CsrfViolation(_) => None,
+            | Self::CsrfViolation(_)
+            | Self::SessionRefreshRequired => None,
         }
     }
 
@@ -116,6 +120,12 @@ impl Error {
                 id: "security_csrf_violation",
                 message: "The requested action was forbidden.",
                 reason: "The session cookie was sent from a web origin that is not allowed to use it.",
+            },
+            Self::SessionRefreshRequired => ErrorText {
+                status: StatusCode::FORBIDDEN,
+                id: "session_refresh_required",
+                message: "The requested action was forbidden.",
+                reason: "The user was authenticated too long ago. Let them sign in again, and call with the new session.",
             },
             Self::Store { cause, .. } if cause.is_retryable() => ErrorText {
                 status: StatusCode::SERVICE_UNAVAILABLE,
@@ -152,7 +162,11 @@ impl Error {
             Self::Store { cause, .. } if cause.is_retryable() => {
                 Some((header::RETRY_AFTER, HeaderValue::from_static("1")))
             }
-            Self::Store { .. } | Self::RouteNotFound | Self::MalformedCredentials(_) | Self::CsrfViolation(_) => None,
+            Self::Store { .. }
+            | Self::RouteNotFound
+            | Self::MalformedCredentials(_)
+            | Self::CsrfViolation(_)
+            | Self::SessionRefreshRequired => None,
         }
     }
 }

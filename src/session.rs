@@ -1,6 +1,7 @@
 //! Tokens, sessions and their ids: the words of the domain. No I/O, and nothing here knows HTTP or DynamoDB.
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
@@ -83,6 +84,28 @@ pub struct Session {
     pub session_id: String,
     /// Owner of the session.
     pub user_id: UserId,
+    /// When the user has last proven who they are, in epoch seconds; `None` if the session does not tell.
+    pub authenticated_at: Option<f64>,
+}
+
+/// How far ahead the clock may be that has written a time.
+const CLOCK_SKEW: Duration = Duration::from_mins(1);
+
+impl Session {
+    /// Whether the user has proven who they are no longer ago than that. A time in the future proves nothing: it may be in
+    /// milliseconds.
+    #[must_use]
+    pub fn is_authenticated_within(&self, age: Duration) -> bool {
+        let now = now();
+        self.authenticated_at
+            .is_some_and(|at| at >= now.saturating_sub(age).as_secs_f64() && at <= (now + CLOCK_SKEW).as_secs_f64())
+    }
+}
+
+/// The time since 1970 began.
+#[must_use]
+pub fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Owner of sessions. Item data, hence not printable.
@@ -135,12 +158,25 @@ mod tests {
         assert_eq!(hash.as_deref(), Ok("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
     }
 
+    fn session(authenticated_at: Option<f64>) -> Session {
+        let token_hash = TokenHash::from_table("canary".to_owned());
+        let user_id = UserId("canary".to_owned());
+        Session { token_hash, session_id: "public".to_owned(), user_id, authenticated_at }
+    }
+
+    #[test]
+    fn a_session_is_fresh_for_so_long_and_never_from_the_future() {
+        let age = Duration::from_mins(15);
+        let at = |seconds_ago: f64| session(Some(now().as_secs_f64() - seconds_ago)).is_authenticated_within(age);
+        assert!(at(0.0) && at(899.0) && at(-30.0));
+        assert!(!at(901.0) && !at(1e9) && !at(-120.0) && !at(-1e12));
+        assert!(!session(None).is_authenticated_within(age));
+    }
+
     #[test]
     fn nothing_secret_can_be_printed() {
         let token = Token::parse(b"canary").unwrap_or_else(|_| unreachable!());
-        let session =
-            Session { token_hash: token.hash(), session_id: "public".to_owned(), user_id: UserId("canary".to_owned()) };
-        let printed = format!("{token:?} {session:?}");
+        let printed = format!("{token:?} {:?} {:?}", token.hash(), session(None));
         assert!(printed.contains("public"));
         assert!(!printed.contains("canary") && !printed.contains(token.hash().as_str()), "{printed}");
     }

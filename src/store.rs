@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use crate::budget::{Attempts, Budget};
 use crate::client::Connections;
 use crate::config::Table;
-use crate::session::{Revocation, Session, TokenHash, UserId};
+use crate::session::{Revocation, Session, TokenHash, UserId, now};
 
 /// Most statements that `BatchExecuteStatement` takes.
 pub const BATCH_SIZE: usize = 25;
@@ -189,7 +189,7 @@ impl Store {
             .table_name(&self.table.name)
             .key("token_hash", string(token_hash.as_str()))
             .consistent_read(true)
-            .projection_expression("session_id, user_id, #status, expires_at")
+            .projection_expression("session_id, user_id, #status, expires_at, authenticated_at")
             .expression_attribute_names("#status", "status");
         let send = move |client: Client| {
             let request = request.clone();
@@ -200,7 +200,8 @@ impl Store {
         if text(&item, "status") != Some("active") {
             return Ok(Err(Inactive::NotActive));
         }
-        if !expires_in_the_future(&item) {
+        // The whole second that has begun is the past.
+        if moment(&item, "expires_at").is_none_or(|expires_at| expires_at <= now().as_secs_f64()) {
             return Ok(Err(Inactive::Expired));
         }
         let required = |name| text(&item, name).filter(|value| !value.is_empty()).ok_or(StoreError::BadItem(name));
@@ -208,6 +209,7 @@ impl Store {
             token_hash,
             session_id: required("session_id")?.to_owned(),
             user_id: UserId(required("user_id")?.to_owned()),
+            authenticated_at: moment(&item, "authenticated_at"),
         }))
     }
 
@@ -446,11 +448,9 @@ fn number<'a>(item: &'a Item, name: &str) -> Option<&'a String> {
     item.get(name)?.as_n().ok()
 }
 
-/// DynamoDB's numbers may have a fraction or an exponent; the whole second that has begun is the past.
-fn expires_in_the_future(item: &Item) -> bool {
-    let expires_at = number(item, "expires_at").and_then(|number| number.parse::<f64>().ok());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    expires_at.is_some_and(|expires_at| expires_at.is_finite() && expires_at > now)
+/// Epoch seconds. DynamoDB's numbers may have a fraction or an exponent.
+fn moment(item: &Item, name: &str) -> Option<f64> {
+    number(item, name)?.parse().ok().filter(|moment: &f64| moment.is_finite())
 }
 
 /// An error with its sources. Unlike the SDK's own, this leaves out their `Debug` form, which holds raw answers.

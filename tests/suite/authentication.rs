@@ -176,7 +176,7 @@ async fn authentication_is_strongly_consistent_and_reads_only_what_it_needs() {
     world.press(&caller).await.assert_count(0);
     let get = world.proxy.seen().into_iter().find(|call| call.operation == "GetItem").expect("a read");
     assert_eq!(get.body["ConsistentRead"], true);
-    assert_eq!(get.body["ProjectionExpression"], "session_id, user_id, #status, expires_at");
+    assert_eq!(get.body["ProjectionExpression"], "session_id, user_id, #status, expires_at, authenticated_at");
 }
 
 #[tokio::test]
@@ -187,4 +187,55 @@ async fn the_cause_is_told_only_to_developers() {
     world.config.error_debug = true;
     let answer = world.send(delete().token("unknown")).await;
     assert_eq!(answer.body["error"]["debug"], "session inactive: unknown token");
+}
+
+#[tokio::test]
+async fn a_session_authenticated_too_long_ago_revokes_nothing_where_that_is_asked_for() {
+    let number = |value: &str| AttributeValue::N(value.to_owned());
+    for (authenticated_at, is_fresh) in [
+        (Some(n(now())), true),
+        (Some(n(now() - 800)), true),
+        (Some(number(&format!("{}.5", now() - 10))), true),
+        (Some(n(now() - 901)), false),
+        (Some(n(0)), false),
+        (Some(n((now() - 10) * 1_000)), false),
+        (Some(s(&now().to_string())), false),
+        (None, false),
+    ] {
+        let mut world = World::new().await;
+        let mut caller = Session::of("alice", "caller");
+        if let Some(value) = authenticated_at.clone() {
+            caller = caller.with("authenticated_at", value);
+        }
+        world.database.put(std::slice::from_ref(&caller)).await;
+        world.database.put(&sessions_of("alice", 2)).await;
+        let before = world.database.rows().await;
+
+        world.config.max_authentication_age = Some(std::time::Duration::from_mins(15));
+        let answer = world.press(&caller).await;
+        if is_fresh {
+            answer.assert_count(2);
+            continue;
+        }
+        assert_eq!(
+            (answer.status, answer.body),
+            (
+                403,
+                json!({"error": {
+                    "code": 403,
+                    "status": "Forbidden",
+                    "id": "session_refresh_required",
+                    "message": "The requested action was forbidden.",
+                    "reason": "The user was authenticated too long ago. Let them sign in again, and call with the new session.",
+                    "request": "gateway-request-id",
+                }})
+            ),
+            "{authenticated_at:?}"
+        );
+        assert_eq!(world.database.rows().await, before);
+        assert_eq!(world.proxy.count("Query") + world.proxy.count("BatchExecuteStatement"), 0);
+
+        world.config.max_authentication_age = None;
+        world.press(&caller).await.assert_count(2);
+    }
 }

@@ -35,6 +35,7 @@ async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
         ("ALLOWED_ORIGINS", "*"),
         ("ALLOWED_ORIGINS", "https://app.example.com/"),
         ("SESSION_COOKIE_NAME", "a=b"),
+        ("MAX_AUTHENTICATION_AGE", "soon"),
         ("ERROR_DEBUG", "maybe"),
         ("AWS_REGION", ""),
     ] {

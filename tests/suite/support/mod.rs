@@ -62,6 +62,7 @@ impl World {
             table: Table { name: database.table.clone(), index: database::INDEX.to_owned() },
             cookie_name: "ory_kratos_session".to_owned(),
             allowed_origins: AllowedOrigins::parse("https://app.example.com").expect("origins"),
+            max_authentication_age: None,
             error_debug: false,
         };
         // As the binary makes it, but for where to connect to.
