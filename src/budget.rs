@@ -34,6 +34,9 @@ const ENDING: (Duration, u32) = (Duration::from_secs(1), 5);
 /// For an invocation whose deadline has passed before it began, as under `cargo lambda watch`.
 const WITHOUT_DEADLINE: Duration = Duration::from_secs(25);
 
+/// For the request that opens a connection during the start, which it must not delay for long.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
 const FIRST_READ_TIMEOUT: Duration = Duration::from_millis(500);
 const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(100);
 const FIRST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -28,5 +28,7 @@ async fn run() -> Result<(), Error> {
         return Err("AWS_REGION is not set: it must name the region of the table".into());
     }
     let store = Store::new(Connections::new(sdk_config), config.table.clone());
+    // Now, because Lambda gives a start more CPU than a call, and bills both.
+    store.connect().await;
     lambda_runtime::run(Handler::new(config, store).into_service()).await
 }

@@ -12,9 +12,10 @@ use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementI
 use aws_sdk_dynamodb::operation::get_item::GetItemInput;
 use aws_sdk_dynamodb::operation::query::QueryInput;
 use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse};
+use lambda_http::tracing::debug;
 use tokio::time::{Instant, timeout};
 
-use crate::budget::{Attempts, Budget};
+use crate::budget::{Attempts, Budget, CONNECT_TIMEOUT};
 use crate::client::Connections;
 use crate::config::Table;
 use crate::session::{Revocation, Session, TokenHash, UserId, now};
@@ -173,6 +174,20 @@ impl Store {
             table.name
         );
         Self { connections, table, revoke_statement }
+    }
+
+    /// Opens a connection to DynamoDB, so that the first call finds it open. Any answer will do, and none does no harm: what
+    /// is wrong, if anything, the first call will tell.
+    pub async fn connect(&self) {
+        let request = GetItemInput::builder()
+            .table_name(&self.table.name)
+            // No token has this hash.
+            .key("token_hash", string("none"))
+            .projection_expression("token_hash");
+        let send = |client: Client| async move { request.send_with(&client).await };
+        if let Err(error) = self.attempt("GetItem", CONNECT_TIMEOUT, send).await {
+            debug!("no connection in advance: {error}");
+        }
     }
 
     /// The session of a token, if it is active now. Strongly consistent, so that a session that was revoked a moment ago

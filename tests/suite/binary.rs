@@ -16,6 +16,32 @@ async fn it_answers_events_of_every_gateway() {
 }
 
 #[tokio::test]
+async fn the_first_call_finds_its_connection_open() {
+    let (world, caller) = World::with_others(3).await;
+    let mut function = Function::start(&world, &[]).await;
+    let answer = function.invoke(delete().token(&caller.token).into_event()).await;
+    Answer::from_gateway(&answer.expect("an answer")).assert_count(3);
+    let operations: Vec<_> = world.proxy.seen().into_iter().map(|call| call.operation).collect();
+    assert_eq!(operations, ["GetItem", "GetItem", "Query", "BatchExecuteStatement", "Query"]);
+    assert_eq!(world.proxy.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_reached_does_not_keep_it_from_starting() {
+    let actions: [fn() -> Action; 3] =
+        [|| Action::Hang, || Action::Refuse, || Action::Fail(400, "AccessDeniedException")];
+    for action in actions {
+        let (world, caller) = World::with_others(3).await;
+        world.proxy.rule(move |call| {
+            if (call.operation.as_str(), call.number) == ("GetItem", 0) { action() } else { Action::Forward }
+        });
+        let mut function = Function::start(&world, &[]).await;
+        let answer = function.invoke(delete().token(&caller.token).into_event()).await;
+        Answer::from_gateway(&answer.expect("an answer")).assert_count(3);
+    }
+}
+
+#[tokio::test]
 async fn an_event_of_no_gateway_fails_its_invocation_and_no_other() {
     let (world, caller) = World::with_others(1).await;
     let mut function = Function::start(&world, &[]).await;

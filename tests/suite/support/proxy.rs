@@ -125,6 +125,11 @@ impl Proxy {
         self.state.seen.lock().expect("a lock").clear();
     }
 
+    /// How many connections have been opened so far.
+    pub fn connections(&self) -> usize {
+        self.state.connections.lock().expect("a lock").len()
+    }
+
     /// Closes all open connections.
     pub fn close_connections(&self) {
         self.state.connections.lock().expect("a lock").drain(..).for_each(|connection| connection.abort());
