@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use lambda_http::tracing::field::{Field, Visit};
 use lambda_http::tracing::subscriber::{
-    EnvFilter, Layer,
+    Layer,
     filter::{FilterExt, LevelFilter, Targets, filter_fn},
     fmt::{self as lines, format::Writer, time::FormatTime},
     layer::{Context, SubscriberExt},
@@ -23,8 +23,6 @@ use crate::session::now;
 /// have a timestamp, the line of a request is a record of metrics, and whatever level is asked for, other crates get no
 /// further than `INFO`.
 pub fn init(logging: &Logging) {
-    let level = LevelFilter::from_str(&logging.level).unwrap_or(LevelFilter::INFO);
-    let asked = EnvFilter::builder().with_default_directive(level.into()).parse_lossy(&logging.directives);
     let all = lines::layer().with_target(false).with_ansi(false);
     let layers = if logging.json {
         // Lambda believes a line's level only beside a timestamp: without one it takes the line for INFO, and drops even
@@ -34,7 +32,21 @@ pub fn init(logging: &Logging) {
     } else {
         all.without_time().boxed()
     };
-    registry().with(layers.with_filter(asked.and(loud_enough_for_others()))).init();
+    registry().with(layers.with_filter(asked_for(logging).and(loud_enough_for_others()))).init();
+}
+
+/// What the directives ask for, such as `warn` or `disable_my_other_sessions=debug`; invalid ones are ignored. Unlike the
+/// runtime's own, these filters know no spans, which would take a megabyte of regular expressions.
+fn asked_for(logging: &Logging) -> Targets {
+    let directives = logging.directives.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    let mut directives = directives.filter_map(|directive| directive.parse::<Targets>().ok());
+    match directives.next() {
+        Some(first) => directives.fold(first, |all, directive| match directive.default_level() {
+            Some(level) => all.with_default(level),
+            None => all.with_targets(directive),
+        }),
+        None => Targets::new().with_default(LevelFilter::from_str(&logging.level).unwrap_or(LevelFilter::INFO)),
+    }
 }
 
 /// At `debug` and `trace` the runtime prints whole events and the SDK whole requests and items, credentials and all. Only
