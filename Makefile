@@ -3,14 +3,21 @@
 # make test   run all tests
 # make tools  install what both need beside Rust: cargo-lambda, into .tools, from PyPI
 # make validate  check template.yaml with the AWS SAM CLI, which is installed in the same way
+# make audit  check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
 # make fuzz   feed the function mutated events for a minute (longer: make fuzz FUZZ_SECONDS=600), with nightly Rust
 
 CARGO_LAMBDA := 1.9.2
 CARGO_FUZZ := 0.13.2
 SAM := 1.170.0
+CARGO_DENY := 0.20.2
+CARGO_MACHETE := 0.9.2
+TYPOS := 1.52.0
 STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
 FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
 SAM_STAMP := .tools/sam/$(SAM)
+DENY_STAMP := .tools/cargo-deny/$(CARGO_DENY)
+MACHETE_STAMP := .tools/cargo-machete/$(CARGO_MACHETE)
+TYPOS_STAMP := .tools/typos/$(TYPOS)
 
 FUZZ_SECONDS := 60
 
@@ -21,7 +28,7 @@ SAM_CLI := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 PYTHONPATH=.tools
 
 export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 
-.PHONY: help run test fuzz tools validate rust python
+.PHONY: help run test fuzz tools validate audit rust python
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -78,6 +85,31 @@ $(SAM_STAMP): | python
 	@echo 'Installing the AWS SAM CLI $(SAM) into .tools (320 MB, once).'
 	@rm -rf .tools/sam
 	@$(PIP_INSTALL) --target .tools/sam aws-sam-cli==$(SAM)
+	@touch $@
+
+# Without the advisory database, which comes from GitHub, the rest is checked all the same.
+audit: rust $(DENY_STAMP) $(MACHETE_STAMP) $(TYPOS_STAMP)
+	.tools/cargo-deny/bin/cargo-deny --locked check licenses bans sources
+	@if .tools/cargo-deny/bin/cargo-deny --locked fetch db; then \
+		echo .tools/cargo-deny/bin/cargo-deny --locked check advisories; \
+		.tools/cargo-deny/bin/cargo-deny --locked check advisories; \
+	else \
+		echo 'NOT CHECKED: security advisories, since their database could not be fetched (see above).'; \
+	fi
+	.tools/cargo-machete/bin/cargo-machete
+	.tools/typos/bin/typos --hidden --exclude .git
+
+# Unoptimized, they are built in half the time, and are fast enough.
+$(DENY_STAMP) $(MACHETE_STAMP): .tools/%:
+	@echo 'Building $(*D) $(*F) into .tools (once; a minute).'
+	@rm -rf .tools/$(*D)
+	@CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root .tools/$(*D) $(*D)@$(*F)
+	@touch $@
+
+$(TYPOS_STAMP): | python
+	@echo 'Installing typos $(TYPOS) into .tools (8 MB, once).'
+	@rm -rf .tools/typos
+	@$(PIP_INSTALL) --target .tools/typos typos==$(TYPOS)
 	@touch $@
 
 python:
