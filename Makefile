@@ -6,11 +6,17 @@
 # make audit  check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
 # make fuzz   feed the function mutated events for a minute (longer: make fuzz FUZZ_SECONDS=600), with nightly Rust
 
+# renovate: pypi cargo-lambda
 CARGO_LAMBDA := 1.9.2
+# renovate: crate cargo-fuzz
 CARGO_FUZZ := 0.13.2
+# renovate: pypi aws-sam-cli
 SAM := 1.170.0
+# renovate: crate cargo-deny
 CARGO_DENY := 0.20.2
+# renovate: crate cargo-machete
 CARGO_MACHETE := 0.9.2
+# renovate: pypi typos
 TYPOS := 1.52.0
 STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
 FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
