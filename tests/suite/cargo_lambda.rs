@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::iter::once;
+use std::iter::{once, repeat_with};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Stdio, id};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -27,8 +28,8 @@ use crate::support::{Answer, World, assert_only_revocations, demo, revoked};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// cargo-lambda and the binary. Both end with it.
-struct Watch {
-    address: SocketAddr,
+pub struct Watch {
+    pub address: SocketAddr,
     _processes: [Child; 2],
 }
 
@@ -67,7 +68,7 @@ async fn the_demo_works_over_http() {
 }
 
 impl Watch {
-    async fn start(world: &World) -> Self {
+    pub async fn start(world: &World) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut cargo_lambda = Command::new(cargo_lambda())
             .args(["lambda", "watch", "--only-lambda-apis", "--disable-cors"])
@@ -137,8 +138,12 @@ fn cargo_lambda() -> PathBuf {
 }
 
 /// A port for cargo-lambda, which must be told one. Below those that systems hand out by themselves, so that no other
-/// test is given it meanwhile.
+/// test is given it meanwhile, and none of them twice.
 fn free_port() -> u16 {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + u16::try_from(id() % 20_000).expect("a small number");
-    (first..32_000).find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).expect("a free port")
+    repeat_with(|| first + GIVEN.fetch_add(1, Ordering::Relaxed))
+        .take(2_000)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free port")
 }
