@@ -13,6 +13,7 @@ mod authentication;
 mod binary;
 mod browsers;
 mod cargo_lambda;
+mod cli;
 mod events;
 mod faults;
 mod hostile;
