@@ -20,6 +20,7 @@ mod hostile;
 mod load;
 mod revocation;
 mod routing;
+mod snippets;
 mod support;
 mod thaw;
 mod trials;
