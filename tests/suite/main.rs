@@ -22,5 +22,6 @@ mod revocation;
 mod routing;
 mod snippets;
 mod support;
+mod template;
 mod thaw;
 mod trials;

@@ -1,4 +1,5 @@
-//! Between the SDK and the database: passes requests on, keeps what it saw, and does them harm where a test asks for it.
+//! Between the SDK and the database: passes requests on if the function's role allows them, keeps what it saw, and does
+//! them harm where a test asks for it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+
+use crate::template;
 
 /// A request to DynamoDB as the proxy sees it.
 #[derive(Clone, Debug)]
@@ -205,6 +208,9 @@ async fn answer(
         seen.push(call.clone());
         call
     };
+    if !template::allows(&call) {
+        return Ok(error(400, "AccessDeniedException"));
+    }
     let action = (state.rule.lock().expect("no rule to panic"))(&call);
     let forward = |body: Value| state.forward(&parts.headers, body);
     match action {
