@@ -5,6 +5,7 @@
 # make validate  check template.yaml with the AWS SAM CLI, which is installed in the same way
 # make audit  check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
 # make test-snippets  run the code in docs/, in every language whose interpreter is there (as root, they get installed)
+# make validate  check template.yaml with the AWS SAM CLI and cfn-lint, which are installed in the same way
 # make fuzz   feed the function mutated events for a minute (longer: make fuzz FUZZ_SECONDS=600), with nightly Rust
 
 # renovate: pypi cargo-lambda
@@ -37,7 +38,8 @@ FUZZ_SECONDS := 60
 # These settings of pip's do not go with --target, and a fresh machine may have them.
 PIP_INSTALL := PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore python3 -m pip install \
 	--quiet --disable-pip-version-check
-SAM_CLI := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 PYTHONPATH=.tools/sam python3 -m samcli
+SAM_PYTHON := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 PYTHONPATH=.tools/sam python3
+SAM_CLI := $(SAM_PYTHON) -m samcli
 
 export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 
@@ -89,10 +91,11 @@ $(STAMP): | python
 	@$(PIP_INSTALL) --no-deps --target .tools/cargo-lambda cargo-lambda==$(CARGO_LAMBDA)
 	@touch $@
 
-# Plain validation finds what linting does not, and the other way round.
+# Each finds what the others do not; cfn-lint sees undefined references only in what the SAM transform has made.
 validate: $(SAM_STAMP)
 	$(SAM_CLI) validate --lint
 	$(SAM_CLI) validate
+	$(SAM_PYTHON) .ci/validate-template
 
 $(SAM_STAMP): | python
 	@echo 'Installing the AWS SAM CLI $(SAM) into .tools (320 MB, once).'
