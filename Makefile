@@ -6,6 +6,8 @@
 # make audit  check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
 # make test-snippets  run the code in docs/, in every language whose interpreter is there (as root, they get installed)
 # make validate  check template.yaml with the AWS SAM CLI and cfn-lint, which are installed in the same way
+# make deploy-test  build with the AWS SAM CLI for both architectures, deploy to an emulated cloud, and call it
+# make smoke-test STACK=name  try a deployed stack, with sessions that it makes and deletes
 # make fuzz   feed the function mutated events for a minute (longer: make fuzz FUZZ_SECONDS=600), with nightly Rust
 
 # renovate: pypi cargo-lambda
@@ -32,6 +34,13 @@ MACHETE_STAMP := .tools/cargo-machete/$(CARGO_MACHETE)
 TYPOS_STAMP := .tools/typos/$(TYPOS)
 BOTO3_STAMP := .tools/snippets/python/$(BOTO3)
 SDK_JS_STAMP := .tools/snippets/js/$(SDK_JS)
+ZIG := 0.15.2
+MINISTACK := 1.5.33
+STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
+FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
+SAM_STAMP := .tools/sam/$(SAM)
+ZIG_STAMP := .tools/zig/$(ZIG)
+MINISTACK_STAMP := .tools/ministack/$(MINISTACK)
 
 FUZZ_SECONDS := 60
 
@@ -44,6 +53,7 @@ SAM_CLI := $(SAM_PYTHON) -m samcli
 export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 
 .PHONY: help run test fuzz tools validate audit test-snippets snippets-js rust python
+.PHONY: help run test fuzz tools validate deploy-test smoke-test rust python
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -97,6 +107,14 @@ validate: $(SAM_STAMP)
 	$(SAM_CLI) validate
 	$(SAM_PYTHON) .ci/validate-template
 
+deploy-test: rust tools $(SAM_STAMP) $(ZIG_STAMP) $(MINISTACK_STAMP)
+	@PYTHONPATH=$(CURDIR)/.tools/sam:$(CURDIR)/.tools/ministack:$(CURDIR)/.tools/zig python3 -u tests/deploy/main.py
+
+# The SAM CLI brings boto3.
+smoke-test: $(SAM_STAMP)
+	@[ -n '$(STACK)' ] || { echo 'Which stack? make smoke-test STACK=name'; exit 1; }
+	@PYTHONPATH=.tools/sam python3 tests/deploy/smoke.py '$(STACK)' $(URL)
+
 $(SAM_STAMP): | python
 	@echo 'Installing the AWS SAM CLI $(SAM) into .tools (320 MB, once).'
 	@rm -rf .tools/sam
@@ -145,6 +163,16 @@ $(TYPOS_STAMP): | python
 	@echo 'Installing typos $(TYPOS) into .tools (8 MB, once).'
 	@rm -rf .tools/typos
 	@$(PIP_INSTALL) --target .tools/typos typos==$(TYPOS)
+$(ZIG_STAMP): | python
+	@echo 'Installing zig $(ZIG) into .tools (380 MB, once).'
+	@rm -rf .tools/zig
+	@$(PIP_INSTALL) --target .tools/zig ziglang==$(ZIG)
+	@touch $@
+
+$(MINISTACK_STAMP): | python
+	@echo 'Installing MiniStack $(MINISTACK) into .tools (65 MB, once).'
+	@rm -rf .tools/ministack
+	@$(PIP_INSTALL) --target .tools/ministack ministack==$(MINISTACK)
 	@touch $@
 
 python:

@@ -1,0 +1,97 @@
+"""Tries a deployed stack: creates sessions of a user of its own, revokes all but one through the URL, looks into the
+table, and deletes what it created.
+
+`make smoke-test STACK=name` runs this; region and credentials are found as by the AWS CLI. They must allow
+`cloudformation:DescribeStacks`, and `dynamodb:PutItem`, `GetItem` and `DeleteItem` on the table. Another URL than the
+stack's output, as before DNS knows a new domain, can be given as the second argument.
+"""
+
+import hashlib
+import json
+import secrets
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+
+class Failure(Exception):
+    """The stack does not do what it should."""
+
+
+def call(url, token):
+    """Presses the button; returns status and body."""
+    request = urllib.request.Request(url, method="DELETE", headers={"X-Session-Token": token})
+    try:
+        with urllib.request.urlopen(request, timeout=35) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        text = error.read()
+        try:
+            return error.code, json.loads(text)
+        except ValueError:
+            return error.code, text.decode(errors="replace")
+
+
+def expect(what, answer, status, error=None):
+    code, body = answer
+    if code != status or (error and body.get("error", {}).get("id") != error):
+        raise Failure(f"{what}: expected {status} {error or ''}, got {code} {body}")
+    print(f"ok: {what}: {code} {error or json.dumps(body)}")
+    return body
+
+
+def smoke(url, client, table):
+    user = f"smoke-test-{secrets.token_hex(8)}"
+    tokens = [f"smoke.{secrets.token_urlsafe(32)}" for _ in range(3)]
+    keys = [{"token_hash": {"S": hashlib.sha256(token.encode()).hexdigest()}} for token in tokens]
+    now = int(time.time())
+    try:
+        for number, key in enumerate(keys):
+            session = {
+                "session_id": {"S": f"{user}-{number}"},
+                "user_id": {"S": user},
+                "status": {"S": "active"},
+                "created_at": {"N": str(now)},
+                "expires_at": {"N": str(now + 600)},
+            }
+            client.put_item(TableName=table, Item=key | session)
+        # The index follows within milliseconds, as a rule.
+        time.sleep(2)
+        expect("a token that nobody has", call(url, "smoke.unknown"), 401, "session_inactive")
+        expect("a malformed token", call(url, "not a token"), 400, "malformed_credentials")
+        expect("another path", call(f"{url}/1", tokens[0]), 404, "route_not_found")
+        body = expect("sign out the others", call(url, tokens[0]), 200)
+        if body != {"count": 2}:
+            raise Failure(f"expected a count of 2, got {body}")
+        items = [client.get_item(TableName=table, Key=key, ConsistentRead=True)["Item"] for key in keys]
+        states = [item["status"]["S"] for item in items]
+        if states != ["active", "revoked", "revoked"]:
+            raise Failure(f"the table says {states}")
+        print("ok: the table: the caller is signed in, the two others are revoked")
+        expect("one of the others calls", call(url, tokens[1]), 401, "session_inactive")
+        expect("again", call(url, tokens[0]), 200)
+    finally:
+        for key in keys:
+            client.delete_item(TableName=table, Key=key)
+        print(f"deleted the three sessions of {user}")
+
+
+def main():
+    if not 2 <= len(sys.argv) <= 3:
+        sys.exit("usage: smoke.py STACK [URL]")
+    try:
+        stack = boto3.client("cloudformation").describe_stacks(StackName=sys.argv[1])["Stacks"][0]
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        url = sys.argv[2] if len(sys.argv) > 2 else outputs["Url"]
+        print(f"{url}, with the table {outputs['SessionsTableName']}")
+        smoke(url, boto3.client("dynamodb"), outputs["SessionsTableName"])
+    except (Failure, BotoCoreError, ClientError, OSError) as error:
+        sys.exit(f"FAILED: {error}")
+
+
+if __name__ == "__main__":
+    main()
