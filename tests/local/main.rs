@@ -1,5 +1,6 @@
 //! `make run`: the function under `cargo lambda watch`, on a DynamoDB in memory with the sessions of a few users in it,
-//! and what to send it. It knows ports, processes and words for newcomers; what the function does is the function's.
+//! a page to press the button on, and what to send it by hand. It knows ports, processes and words for newcomers; what
+//! the function does is the function's.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who has typed `make run`")]
 
@@ -8,11 +9,12 @@
 mod database;
 #[path = "../suite/support/demo.rs"]
 mod demo;
+mod page;
 
 use std::env;
 use std::future::pending;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::thread;
@@ -24,6 +26,8 @@ use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use page::Page;
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -67,25 +71,31 @@ async fn run() -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| format!("Signals cannot be caught: {error}."))?;
     let dynamodb = Port::from_environment("DYNAMODB_PORT", 8000)?;
     let function = Port::from_environment("FUNCTION_PORT", 9000)?;
+    let page = Port::from_environment("PAGE_PORT", 3000)?;
+    let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| "ory_kratos_session".to_owned());
     let sessions = demo::sessions();
     let database = Database::start(dynamodb.address()).await.map_err(|error| dynamodb.problem(&error))?;
+    page.check()?;
+    let listener = TcpListener::bind(page.address()).await.map_err(|error| page.problem(&error))?;
     function.check()?;
     database.put(&sessions).await;
+    let server = Page::new(database.clone(), page.host(), function.url(), cookie_name.clone()).await;
 
     println!("\nBuilding and starting the function with cargo lambda: the first time, this takes another minute.\n");
-    let mut watch = Watch::start(function, &database)
+    let mut watch = Watch::start(function, page, &database)
         .map_err(|error| format!("cargo cannot be started, which should start the function: {error}."))?;
     let outcome = tokio::select! {
         () = signals.next() => Ok(()),
         status = watch.process.wait() => Err(ended(status)),
-        problem = accompany(&database, &sessions, function) => Err(problem),
+        never = server.serve(listener) => match never {},
+        problem = accompany(&database, &sessions, function, page, &cookie_name) => Err(problem),
     };
     watch.stop().await;
     outcome
 }
 
 /// Shows what there is to try, and what has become of it whenever Enter is pressed. Returns only with a problem.
-async fn accompany(database: &Database, sessions: &[Session], function: Port) -> String {
+async fn accompany(database: &Database, sessions: &[Session], function: Port, page: Port, cookie_name: &str) -> String {
     let refusal = match first_answer(function).await {
         Ok((StatusCode::UNAUTHORIZED, body)) => body,
         Ok((status, body)) => {
@@ -93,20 +103,23 @@ async fn accompany(database: &Database, sessions: &[Session], function: Port) ->
         }
         Err(problem) => return problem,
     };
-    let url = format!("http://localhost:{}/auth/sessions", function.number);
     println!(
         "
 Ready: DELETE {url}, on a DynamoDB of its own at http://{dynamodb}.
 
+A page with the button, and Dana's devices to try it on:
+
+  http://{page}/
+
 {table}
-Paste these into another terminal. Alice signs out her other devices, with her laptop's token in a header:
+Or paste these into another terminal. Alice signs out her other devices, with her laptop's token in a header:
 
   curl -i -X DELETE {url} -H 'X-Session-Token: {alice}'
   => 200 {{\"count\":3}}, and {{\"count\":0}} the second time
 
 Bob signs out his phone, with his browser's cookie:
 
-  curl -i -X DELETE {url} --cookie 'ory_kratos_session={bob}'
+  curl -i -X DELETE {url} --cookie '{cookie_name}={bob}'
   => 200 {{\"count\":1}}
 
 Carol is refused, since her session has expired:
@@ -117,7 +130,9 @@ Carol is refused, since her session has expired:
 
 Enter shows the sessions again. Saving a file of src/ builds the function again. Ctrl-C stops everything.
 ",
+        url = function.url(),
         dynamodb = database.address,
+        page = page.host(),
         table = table(database, sessions).await,
         alice = demo::ALICE,
         bob = demo::BOB,
@@ -168,6 +183,11 @@ async fn table(database: &Database, sessions: &[Session]) -> String {
     table
 }
 
+/// A variable of the environment, where an empty one counts as absent, as it does for the function.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 fn ended(status: io::Result<ExitStatus>) -> String {
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     format!("cargo lambda watch has ended by itself ({status}). Above is what it has said.")
@@ -188,11 +208,21 @@ impl Port {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
     }
 
+    /// What browsers call it, and how they spell it: they leave out the port that `http` has by default.
+    fn host(self) -> String {
+        if self.number == 80 { "localhost".to_owned() } else { format!("localhost:{}", self.number) }
+    }
+
+    /// The operation, if it is the function's.
+    fn url(self) -> String {
+        format!("http://{}/auth/sessions", self.host())
+    }
+
     /// Finds that the port is taken while it can still be told: cargo lambda would end without a word. `localhost` is
     /// two addresses, and clients may try either first.
     fn check(self) -> Result<(), String> {
         for host in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
-            if let Err(error) = TcpListener::bind((host, self.number))
+            if let Err(error) = net::TcpListener::bind((host, self.number))
                 // Not every machine has IPv6.
                 && (host.is_ipv4() || error.kind() == ErrorKind::AddrInUse)
             {
@@ -214,14 +244,15 @@ impl Port {
 }
 
 impl Watch {
-    fn start(function: Port, database: &Database) -> io::Result<Self> {
+    fn start(function: Port, page: Port, database: &Database) -> io::Result<Self> {
+        let origins = variable("ALLOWED_ORIGINS").into_iter().chain([format!("http://{}", page.host())]);
         let (host, port) = (function.address().ip().to_string(), function.number.to_string());
         let mut command = Command::new("cargo");
         command
             // The function answers preflights itself.
             .args(["lambda", "watch", "--disable-cors", "--invoke-address", &host, "--invoke-port", &port])
             .env("SESSIONS_TABLE", &database.table)
-            .env("ALLOWED_ORIGINS", env::var("ALLOWED_ORIGINS").unwrap_or_else(|_| "http://localhost:3000".to_owned()))
+            .env("ALLOWED_ORIGINS", origins.collect::<Vec<_>>().join(","))
             .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", database.address))
             .env("AWS_REGION", "eu-central-1")
             // Never someone's own.
