@@ -1,5 +1,5 @@
-# make run    try the function on this machine, with a DynamoDB in memory and the sessions of a few users
-#             (other ports: make run FUNCTION_PORT=9001 DYNAMODB_PORT=8001)
+# make run    try the function on this machine, with a DynamoDB in memory, the sessions of a few users, and a page
+#             (other ports: make run FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001)
 # make test   run all tests
 # make tools  install what both need beside Rust: cargo-lambda, into .tools, from PyPI
 # make validate  check template.yaml with the AWS SAM CLI, which is installed in the same way
