@@ -1,6 +1,7 @@
 # make run    try the function on this machine, with a DynamoDB in memory, the sessions of a few users, and a page
 #             (other ports: make run FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001)
 # make test   run all tests
+# make test-clients  run Ory's SDKs, Schemathesis and a browser against the function (one of them: CLIENTS=browser)
 # make tools  install what both need beside Rust: cargo-lambda, into .tools, from PyPI
 # make validate  check template.yaml with the AWS SAM CLI, which is installed in the same way
 # make audit  check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
@@ -54,6 +55,10 @@ export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 
 .PHONY: help run test fuzz tools validate audit test-snippets snippets-js rust python
 .PHONY: help run test fuzz tools validate deploy-test smoke-test rust python
+# Which of tests/clients/run.py's suites; all, if empty.
+CLIENTS :=
+
+.PHONY: help run test test-clients fuzz tools validate rust python
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -64,6 +69,11 @@ run: tools
 
 test: tools
 	cargo test --locked
+
+# Of a Chromium of your own: make test-clients CHROMIUM=path
+test-clients: tools .tools/clients/python/installed .tools/clients/node/installed
+	@chromium=$${CHROMIUM:-$$(tests/clients/need chromium chromium-browser google-chrome)} && \
+		CHROMIUM=$$chromium python3 tests/clients/run.py $(CLIENTS)
 
 # No sanitizer: what it finds, safe Rust does not do. New inputs go into the first folder.
 fuzz: rust tests/fuzz/Cargo.lock
@@ -173,6 +183,17 @@ $(MINISTACK_STAMP): | python
 	@echo 'Installing MiniStack $(MINISTACK) into .tools (65 MB, once).'
 	@rm -rf .tools/ministack
 	@$(PIP_INSTALL) --target .tools/ministack ministack==$(MINISTACK)
+.tools/clients/python/installed: tests/clients/python/requirements.txt | python
+	@echo 'Installing the Python SDKs and Schemathesis into .tools (100 MB, once).'
+	@rm -rf $(@D)
+	@$(PIP_INSTALL) --no-warn-conflicts --target $(@D) --requirement $<
+	@touch $@
+
+.tools/clients/node/installed: tests/clients/node/package-lock.json
+	@echo 'Installing the SDKs for Node.js and Playwright into .tools (50 MB, once).'
+	@tests/clients/need npm >/dev/null
+	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/clients/node/package.json $< $(@D)
+	@npm ci --prefix $(@D) --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 python:
