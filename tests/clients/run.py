@@ -264,6 +264,7 @@ SUITES = {
     "python": PYTEST + [CLIENTS / "python" / "test_sdks.py"],
     "node": NODE + [CLIENTS / "node" / "sdks.test.cjs"],
     "rust": ["cargo", "test", "--locked", "--manifest-path", CLIENTS / "rust" / "Cargo.toml"],
+    "browser": NODE + [CLIENTS / "node" / "browser.test.cjs"],
 }
 
 
@@ -283,6 +284,7 @@ def main(names):
         # Nothing that happens to be installed here.
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         environment["NODE_PATH"] = str(TOOLS / "node" / "node_modules")
+        environment.setdefault("SCREENSHOT", str(stack.log.parent / "page.png"))
         environment["CARGO_TARGET_DIR"] = str(stack.log.parent / "clients")
         for name in names or SUITES:
             print(f"\n-- {name}", flush=True)

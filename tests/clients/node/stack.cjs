@@ -13,11 +13,16 @@ async function newUser({ others }) {
     cookie: `ory_kratos_session=${token}`,
     // How many of the others are revoked. The caller's own session never is.
     async signedOut() {
-      const { [session]: own, ...statuses } = await table("GET", `/users/${user}`);
+      const { [session]: own, ...others } = await statuses(user);
       assert.equal(own, "active");
-      return Object.values(statuses).filter((status) => status === "revoked").length;
+      return Object.values(others).filter((status) => status === "revoked").length;
     },
   };
+}
+
+// The statuses of a user's sessions in the table, by session id.
+function statuses(user) {
+  return table("GET", `/users/${user}`);
 }
 
 // Makes the next requests to DynamoDB of the function at FAILING_URL fail.
@@ -31,4 +36,4 @@ async function table(method, path) {
   return answer.json();
 }
 
-module.exports = { FUNCTION_URL, FAILING_URL, PAGE_URL, ALLOWED_PORT, newUser, fail };
+module.exports = { FUNCTION_URL, FAILING_URL, PAGE_URL, ALLOWED_PORT, newUser, statuses, fail };
