@@ -2,6 +2,7 @@
 #             (other ports: make run FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001)
 # make test   run all tests
 # make test-clients  run Ory's SDKs, Schemathesis and a browser against the function (one of them: CLIENTS=browser)
+# make screenshot    take the picture of the page for the README again
 # make tools  install what both need beside Rust: cargo-lambda, into .tools, from PyPI
 # make validate  check template.yaml with the AWS SAM CLI, which is installed in the same way
 # make audit  check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
@@ -58,7 +59,7 @@ export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 # Which of tests/clients/run.py's suites; all, if empty.
 CLIENTS :=
 
-.PHONY: help run test test-clients fuzz tools validate rust python
+.PHONY: help run test test-clients screenshot fuzz tools validate rust python
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -74,6 +75,9 @@ test: tools
 test-clients: tools .tools/clients/python/installed .tools/clients/node/installed
 	@chromium=$${CHROMIUM:-$$(tests/clients/need chromium chromium-browser google-chrome)} && \
 		CHROMIUM=$$chromium python3 tests/clients/run.py $(CLIENTS)
+
+screenshot:
+	@$(MAKE) --no-print-directory test-clients CLIENTS=browser SCREENSHOT=docs/screenshot.png
 
 # No sanitizer: what it finds, safe Rust does not do. New inputs go into the first folder.
 fuzz: rust tests/fuzz/Cargo.lock
