@@ -18,6 +18,7 @@ mod events;
 mod faults;
 mod hostile;
 mod load;
+mod openapi;
 mod revocation;
 mod routing;
 mod snippets;

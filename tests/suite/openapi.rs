@@ -1,0 +1,282 @@
+//! `docs/openapi.yaml` says what the function answers, no more and no less.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use saphyr::{LoadableYamlNode, Scalar, Yaml};
+use serde_json::{Value, json};
+
+use crate::support::{Action, Answer, World, delete};
+
+const ROUTE: &str = "/auth/sessions";
+
+/// The document.
+struct Document(Value);
+
+/// An operation of the document, and a real answer of the function to it.
+type Given = (&'static str, Answer);
+
+#[tokio::test]
+async fn every_answer_is_documented_and_every_documented_answer_is_given() {
+    let document = Document::read();
+    let answers = answers().await;
+    for (operation, answer) in &answers {
+        let response = document.response(operation, answer.status);
+        for (name, value) in headers_of(answer) {
+            let header = &document.headers(response)[name];
+            let value =
+                if header["schema"]["type"] == "integer" { json!(value.parse::<u64>().ok()) } else { json!(value) };
+            document.check(&header["schema"], &value);
+        }
+        match response.get("content") {
+            None => assert_eq!(answer.body, Value::Null),
+            Some(content) => {
+                let content_type = answer.header("content-type").expect("a content type");
+                document.check(&content[content_type]["schema"], &answer.body);
+            }
+        }
+    }
+    let outcomes = answers.iter().map(|(operation, answer)| outcome(operation, answer.status, answer.error_id()));
+    assert_eq!(outcomes.collect::<BTreeSet<_>>(), document.outcomes());
+}
+
+#[tokio::test]
+async fn exactly_the_headers_that_are_sent_are_documented() {
+    let document = Document::read();
+    let mut sent: BTreeMap<_, Vec<BTreeSet<_>>> = BTreeMap::new();
+    for (operation, answer) in &answers().await {
+        let names = headers_of(answer).map(|(name, _)| name.clone()).collect();
+        sent.entry((*operation, answer.status)).or_default().push(names);
+    }
+    for ((operation, status), sent) in sent {
+        let documented = document.headers(document.response(operation, status));
+        let ever: BTreeSet<_> = sent.iter().flatten().collect();
+        assert_eq!(documented.keys().collect::<BTreeSet<_>>(), ever, "{operation} {status}");
+        for (name, header) in &documented {
+            let always = sent.iter().all(|sent| sent.contains(name));
+            // A gateway renames that one.
+            let required = always && name != "www-authenticate";
+            assert_eq!(header["required"].as_bool().unwrap_or_default(), required, "{operation} {status} {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_example_is_a_real_answer_but_for_ids_and_numbers() {
+    let document = Document::read();
+    let real: Vec<_> = answers().await.into_iter().map(|(_, answer)| blanked(&answer.body)).collect();
+    for (operation, status, response) in document.responses() {
+        let Some(content) = response.get("content") else { continue };
+        let content = &content["application/json"];
+        let examples = content["examples"].as_object().expect("examples");
+        for (name, example) in examples {
+            document.check(&content["schema"], &example["value"]);
+            assert!(real.contains(&blanked(&example["value"])), "{operation} {status} {name}: {example}");
+        }
+        for id in ids(response) {
+            assert!(examples.contains_key(&id) || status == 200, "{id} has no example");
+        }
+    }
+}
+
+/// Whoever adds an error adds it to the document.
+#[test]
+fn every_error_of_the_code_is_documented() {
+    let code = include_str!("../../src/response.rs");
+    let in_code = code.lines().filter_map(|line| line.trim().strip_prefix("id: \"")?.strip_suffix("\","));
+    let document = Document::read();
+    let documented = document.responses().into_iter().flat_map(|(_, _, response)| ids(response));
+    let documented: BTreeSet<_> = documented.filter(|id| !id.is_empty()).collect();
+    assert_eq!(in_code.map(str::to_owned).collect::<BTreeSet<_>>(), documented);
+}
+
+#[tokio::test]
+async fn every_documented_credential_is_taken() {
+    let document = Document::read();
+    let operation = &document.0["paths"][ROUTE]["delete"];
+    let alternatives = operation["security"].as_array().expect("alternatives");
+    assert_eq!(alternatives.len(), 3);
+    for alternative in alternatives {
+        let (world, caller) = World::with_others(2).await;
+        let (name, _) = alternative.as_object().and_then(|schemes| schemes.iter().next()).expect("a scheme");
+        let scheme = &document.0["components"]["securitySchemes"][name];
+        let field = |name: &str| scheme[name].as_str().unwrap_or_default();
+        let (header, value) = match (field("type"), field("in")) {
+            ("apiKey", "header") => (field("name"), caller.token),
+            ("apiKey", "cookie") => ("Cookie", format!("{}={}", field("name"), caller.token)),
+            ("http", "") => ("Authorization", format!("{} {}", field("scheme"), caller.token)),
+            other => panic!("{other:?}"),
+        };
+        world.send(delete().header(header, &value)).await.assert_count(2);
+    }
+    assert_eq!(operation["operationId"], "disableMyOtherSessions");
+    assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
+}
+
+/// Answers of every kind: to web pages and others, with what developers see and without.
+async fn answers() -> Vec<Given> {
+    let mut answers = Vec::new();
+    for (debug, page) in [(false, false), (false, true), (true, true)] {
+        let (mut world, caller) = World::with_others(30).await;
+        world.config.error_debug = debug;
+        let sent = |request: crate::support::events::Request| {
+            let request = if page { request.header("Origin", "https://app.example.com") } else { request };
+            let world = &world;
+            async move { world.send(request).await }
+        };
+        let call = || delete().token(&caller.token);
+        let forged = delete().cookie(&caller.token).header("Origin", "https://evil.example");
+        answers.push(("delete", world.send(forged).await));
+        answers.push(("options", sent(delete().method("OPTIONS")).await));
+        for request in [delete(), delete().token("not a token"), call().path("/"), call().method("GET")] {
+            answers.push(("delete", sent(request).await));
+        }
+        for (operation, number, code) in [
+            ("GetItem", 0, "AccessDeniedException"),
+            ("GetItem", 0, "ThrottlingException"),
+            // The other batch of two is carried out.
+            ("BatchExecuteStatement", 1, "AccessDeniedException"),
+        ] {
+            world.proxy.reset();
+            world.proxy.rule(move |seen| {
+                let fails = seen.operation == operation && seen.number >= number;
+                if fails { Action::Fail(400, code) } else { Action::Forward }
+            });
+            answers.push(("delete", sent(call()).await));
+        }
+        world.proxy.reset();
+        for _ in 0..2 {
+            answers.push(("delete", sent(call()).await));
+        }
+    }
+    answers
+}
+
+/// All but that of the content, which is documented elsewhere.
+fn headers_of(answer: &Answer) -> impl Iterator<Item = (&String, &String)> {
+    answer.headers.iter().filter(|(name, _)| *name != "content-type")
+}
+
+/// A body without what differs from call to call.
+fn blanked(body: &Value) -> Value {
+    let mut body = body.clone();
+    for field in ["/count", "/error/request", "/error/details/revoked"] {
+        if let Some(value) = body.pointer_mut(field) {
+            *value = Value::Null;
+        }
+    }
+    body
+}
+
+fn outcome(operation: &str, status: u64, id: &str) -> String {
+    format!("{operation} {status} {id}")
+}
+
+/// The error ids of a response; the empty one if it is of no error.
+fn ids(response: &Value) -> Vec<String> {
+    let schema = &response["content"]["application/json"]["schema"];
+    match schema["allOf"][1]["properties"]["error"]["properties"]["id"]["enum"].as_array() {
+        Some(ids) => ids.iter().map(|id| id.as_str().expect("an id").to_owned()).collect(),
+        None => vec![String::new()],
+    }
+}
+
+impl Document {
+    fn read() -> Self {
+        let text = include_str!("../../docs/openapi.yaml");
+        let documents = Yaml::load_from_str(text).expect("docs/openapi.yaml to be YAML");
+        Self(json_of(&documents[0]))
+    }
+
+    /// Every response, with its operation and status.
+    fn responses(&self) -> Vec<(&str, u64, &Value)> {
+        let operations = self.0["paths"][ROUTE].as_object().expect("operations");
+        let responses = operations.iter().flat_map(|(operation, details)| {
+            let responses = details["responses"].as_object().expect("responses").iter();
+            responses.map(|(status, response)| (operation.as_str(), status.parse().expect("a status"), response))
+        });
+        responses.collect()
+    }
+
+    #[track_caller]
+    fn response(&self, operation: &str, status: u64) -> &Value {
+        let response = &self.0["paths"][ROUTE][operation]["responses"][status.to_string()];
+        assert!(response.is_object(), "{operation} {status} is not documented");
+        response
+    }
+
+    /// The headers of a response by their names in lower case.
+    fn headers(&self, response: &Value) -> BTreeMap<String, Value> {
+        let headers = response["headers"].as_object().expect("headers").iter();
+        headers.map(|(name, header)| (name.to_lowercase(), self.resolved(header).clone())).collect()
+    }
+
+    fn outcomes(&self) -> BTreeSet<String> {
+        let responses = self.responses().into_iter();
+        responses
+            .flat_map(|(operation, status, response)| {
+                ids(response).into_iter().map(move |id| outcome(operation, status, &id))
+            })
+            .collect()
+    }
+
+    fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
+        let Some(reference) = value["$ref"].as_str() else { return value };
+        self.0.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} leads nowhere"))
+    }
+
+    /// Asserts that a value is one of a schema's. Knows no more of JSON Schema than the document needs; Schemathesis,
+    /// which knows all of it, does the same with the answers that it gets.
+    #[track_caller]
+    fn check(&self, schema: &Value, value: &Value) {
+        for (keyword, argument) in self.resolved(schema).as_object().expect("a schema") {
+            let holds = match keyword.as_str() {
+                "description" | "format" => true,
+                "type" => match argument.as_str().expect("a type") {
+                    "object" => value.is_object(),
+                    "string" => value.is_string(),
+                    "integer" => value.is_u64(),
+                    other => panic!("unknown type {other}"),
+                },
+                "const" => value == argument,
+                "enum" => argument.as_array().expect("values").contains(value),
+                "minimum" => value.as_f64() >= argument.as_f64(),
+                "required" => argument
+                    .as_array()
+                    .expect("names")
+                    .iter()
+                    .all(|name| value.get(name.as_str().expect("a name")).is_some()),
+                "additionalProperties" => {
+                    assert_eq!(argument, &json!(false));
+                    let known = self.resolved(schema)["properties"].as_object().expect("properties");
+                    value.as_object().is_some_and(|object| object.keys().all(|name| known.contains_key(name)))
+                }
+                "properties" => {
+                    for (name, schema) in argument.as_object().expect("properties") {
+                        value.get(name).into_iter().for_each(|value| self.check(schema, value));
+                    }
+                    true
+                }
+                "allOf" => {
+                    argument.as_array().expect("schemas").iter().for_each(|schema| self.check(schema, value));
+                    true
+                }
+                other => panic!("unknown keyword {other}"),
+            };
+            assert!(holds, "{keyword}: {argument} does not hold for {value}");
+        }
+    }
+}
+
+fn json_of(yaml: &Yaml) -> Value {
+    match yaml {
+        Yaml::Mapping(mapping) => {
+            let fields = mapping.iter();
+            fields.map(|(key, value)| (key.as_str().expect("a name").to_owned(), json_of(value))).collect()
+        }
+        Yaml::Sequence(sequence) => sequence.iter().map(json_of).collect(),
+        Yaml::Value(Scalar::String(text)) => json!(text),
+        Yaml::Value(Scalar::Integer(number)) => json!(number),
+        Yaml::Value(Scalar::Boolean(value)) => json!(value),
+        other => panic!("not expected in docs/openapi.yaml: {other:?}"),
+    }
+}
