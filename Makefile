@@ -11,6 +11,8 @@
 # make deploy-test  build with the AWS SAM CLI for both architectures, deploy to an emulated cloud, and call it
 # make smoke-test STACK=name  try a deployed stack, with sessions that it makes and deletes
 # make fuzz   feed the function mutated events for a minute (longer: make fuzz FUZZ_SECONDS=600), with nightly Rust
+# make bench  measure the function next to hello world, boto3, Node and others, and write docs/performance.md
+#             (shorter: make bench BENCH=quick; other builds of the function: make bench COMPARE="path path")
 
 # renovate: pypi cargo-lambda
 CARGO_LAMBDA := 1.9.2
@@ -43,6 +45,14 @@ FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
 SAM_STAMP := .tools/sam/$(SAM)
 ZIG_STAMP := .tools/zig/$(ZIG)
 MINISTACK_STAMP := .tools/ministack/$(MINISTACK)
+BOTO3 := 1.44.5
+AWS_SDK_JS := 3.1164.0
+STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
+FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
+SAM_STAMP := .tools/sam/$(SAM)
+BOTO3_STAMP := .tools/bench/python/$(BOTO3)
+# Where there is no npm, Node is not measured.
+AWS_SDK_JS_STAMP := $(if $(shell command -v npm),.tools/bench/node/$(AWS_SDK_JS))
 
 FUZZ_SECONDS := 60
 
@@ -60,6 +70,7 @@ export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 CLIENTS :=
 
 .PHONY: help run test test-clients screenshot fuzz tools validate rust python
+.PHONY: help run test fuzz bench tools validate rust python
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -101,6 +112,26 @@ $(FUZZ_STAMP):
 	@echo 'Installing cargo-fuzz $(CARGO_FUZZ) into .tools (once).'
 	@rm -rf .tools/cargo-fuzz
 	@cargo install --quiet --locked --root .tools/cargo-fuzz cargo-fuzz@$(CARGO_FUZZ)
+	@touch $@
+
+# Three packages, so that none is built with the features of another.
+bench: rust $(BOTO3_STAMP) $(AWS_SDK_JS_STAMP)
+	@echo 'Building the function, the baselines and the bench: the first time, this takes some minutes.'
+	cargo build --locked --release
+	cargo build --locked --release --manifest-path tests/bench/baselines/Cargo.toml --target-dir target/bench
+	cargo build --locked --release --manifest-path tests/bench/Cargo.toml --target-dir target/bench
+	@target/bench/release/bench $(BENCH:%=--%) $(COMPARE)
+
+$(BOTO3_STAMP): | python
+	@echo 'Installing boto3 $(BOTO3) into .tools (once).'
+	@rm -rf $(@D)
+	@$(PIP_INSTALL) --no-warn-conflicts --target $(@D) boto3==$(BOTO3)
+	@touch $@
+
+$(AWS_SDK_JS_STAMP):
+	@echo 'Installing the AWS SDK for JavaScript $(AWS_SDK_JS) into .tools (once).'
+	@rm -rf $(@D)
+	@npm install --silent --no-save --no-audit --no-fund --prefix $(@D) @aws-sdk/client-dynamodb@$(AWS_SDK_JS)
 	@touch $@
 
 tools: rust $(STAMP)
