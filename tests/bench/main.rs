@@ -123,7 +123,7 @@ fn machine() -> String {
 fn versions() -> BTreeMap<String, String> {
     let print_boto3 = "import boto3; print(boto3.__version__)";
     let print_sdk =
-        "console.log(require('./.tools/bench/node/node_modules/@aws-sdk/client-dynamodb/package.json').version)";
+        "console.log(require('./.tools/aws-sdk-js/node_modules/@aws-sdk/client-dynamodb/package.json').version)";
     let commands: [(&str, &[&str]); 5] = [
         ("Rust", &["rustc", "--version"]),
         ("Python", &["python3", "--version"]),
@@ -133,7 +133,7 @@ fn versions() -> BTreeMap<String, String> {
     ];
     let version = |command: &[&str]| {
         let output =
-            Command::new(command[0]).args(&command[1..]).env("PYTHONPATH", ".tools/bench/python").output().ok()?;
+            Command::new(command[0]).args(&command[1..]).env("PYTHONPATH", ".tools/boto3").output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let number = text
             .split_whitespace()

@@ -42,12 +42,12 @@ pub fn all(binary: &Path, dynamodb: &DynamoDb, trust: &Trust) -> Vec<Subject> {
         ),
     ];
     let scripts = Path::new("tests/bench/baselines");
-    if let Some(node) = program("node").filter(|_| Path::new(".tools/bench/node/node_modules").exists()) {
+    if let Some(node) = program("node").filter(|_| Path::new(".tools/aws-sdk-js/node_modules").exists()) {
         subjects.push(subject(
             "Node.js, Promise.all",
             "SDK v3, one `UpdateItem` a session, all at once on the SDK's 50 connections",
             vec![node, scripts.join("node_promise_all.mjs")],
-            &[("NODE_PATH", ".tools/bench/node/node_modules")],
+            &[("NODE_PATH", ".tools/aws-sdk-js/node_modules")],
         ));
     } else {
         println!("Without Node.js: there is no node or no npm on the PATH.");
@@ -57,7 +57,7 @@ pub fn all(binary: &Path, dynamodb: &DynamoDb, trust: &Trust) -> Vec<Subject> {
             "Python, boto3 loop",
             "one `update_item` a session, one after the other",
             vec![python, scripts.join("boto3_loop.py")],
-            &[("PYTHONPATH", ".tools/bench/python")],
+            &[("PYTHONPATH", ".tools/boto3")],
         ));
     }
     subjects

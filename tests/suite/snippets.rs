@@ -90,7 +90,7 @@ async fn sessions_in_js() {
     let snippet = Snippet::new("sessions-js", &["node", "sessions_drive.mjs"]);
     snippet.write("sessions.mjs", &code(TABLE, "js"));
     snippet.write("sessions_drive.mjs", include_str!("../snippets/sessions_drive.mjs"));
-    let modules = root().join(".tools/snippets/js/node_modules");
+    let modules = root().join(".tools/aws-sdk-js/node_modules");
     std::os::unix::fs::symlink(modules, snippet.folder.join("node_modules")).expect("a link");
     writes_and_checks_sessions(&snippet).await;
 }
@@ -256,7 +256,7 @@ async fn scenario(world: &World, call: impl AsyncFn(&str, &str) -> String) {
 /// The Python of the page, with a way to call its functions.
 fn python(folder: &str) -> Snippet {
     let mut snippet = Snippet::new(folder, &["python3", "sessions_drive.py"]);
-    let packages = root().join(".tools/snippets/python");
+    let packages = root().join(".tools/boto3");
     snippet.variables.push(("PYTHONPATH", packages.display().to_string()));
     snippet.write("sessions.py", &code(TABLE, "python"));
     snippet.write("sessions_drive.py", include_str!("../snippets/sessions_drive.py"));
