@@ -147,6 +147,10 @@ async fn answers() -> Vec<Given> {
         for _ in 0..2 {
             answers.push(("delete", sent(call()).await));
         }
+        let mut strict = world.clone();
+        strict.config.max_authentication_age = Some(std::time::Duration::from_mins(15));
+        let request = if page { call().header("Origin", "https://app.example.com") } else { call() };
+        answers.push(("delete", strict.send(request).await));
     }
     answers
 }
