@@ -305,6 +305,9 @@ def check_log(stack, stream):
     records = [json.loads(line) for line in lines]
     record = next((each for each in records if each.get("request") == body["error"]["request"]), None)
     assert record and record["level"] == "INFO" and record["timestamp"], lines
+    assert record["Outcome"] == "session_inactive" and record["Requests"] == 1, record
+    namespaces = {directive["Namespace"] for directive in record["_aws"]["CloudWatchMetrics"]}
+    assert namespaces == {"disable-my-other-sessions"}, record
     for name in ("laptop", "phone", "desk"):
         assert not any(f'"{name}"' in line for line in lines), name
     passed(f"{len(records)} lines, in the stack's own log group")
