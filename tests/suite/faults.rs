@@ -186,6 +186,20 @@ async fn sessions_that_another_call_revoked_meanwhile_are_not_counted_for_a_lost
 }
 
 #[tokio::test]
+async fn a_session_that_is_anothers_by_now_is_left_alone_also_after_a_lost_answer() {
+    let (world, caller) = World::with_others(10).await;
+    let moved = Session::of("alice", "alice-0").with("user_id", s("bob"));
+    let database = world.database.clone();
+    world.proxy.rule(first(BATCH, move || {
+        let (database, moved) = (database.clone(), moved.clone());
+        meanwhile(async move { database.put(&[moved]).await });
+        Action::LoseAnswer
+    }));
+    world.press(&caller).await.assert_count(9);
+    assert_eq!(world.database.rows().await["alice-0"]["status"], "S:active");
+}
+
+#[tokio::test]
 async fn only_the_statements_that_failed_are_sent_again() {
     for code in [
         "ThrottlingError",
