@@ -157,7 +157,10 @@ async fn compare_builds(builds: &[PathBuf], dynamodb: &DynamoDb, trust: &Trust, 
         println!("\n{}", subject.name);
         let line = |what: &str, unit: &str, value: &dyn Fn(&str) -> f64| {
             let (value, reference) = (value(&subject.name), value(first));
-            println!("  {what:<44}{value:>10.2} {unit:<3}{:>8.2} ×", value / reference);
+            // Not everything can be measured everywhere.
+            if !value.is_nan() {
+                println!("  {what:<44}{value:>10.2} {unit:<3}{:>8.2} ×", value / reference);
+            }
         };
         let size = |name: &str| {
             let path = subjects.iter().find(|subject| subject.name == name).map(|subject| &subject.command[0]);

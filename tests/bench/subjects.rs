@@ -1,7 +1,7 @@
 //! What is measured: the function, and what people would otherwise use.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::dynamodb::{DynamoDb, TABLE, Trust};
 
@@ -42,7 +42,9 @@ pub fn all(binary: &Path, dynamodb: &DynamoDb, trust: &Trust) -> Vec<Subject> {
         ),
     ];
     let scripts = Path::new("tests/bench/baselines");
-    if let Some(node) = program("node").filter(|_| Path::new(".tools/aws-sdk-js/node_modules").exists()) {
+    if let Some(node) =
+        interpreter("node", ["-p", "process.execPath"]).filter(|_| Path::new(".tools/aws-sdk-js/node_modules").exists())
+    {
         subjects.push(subject(
             "Node.js, Promise.all",
             "SDK v3, one `UpdateItem` a session, all at once on the SDK's 50 connections",
@@ -52,7 +54,7 @@ pub fn all(binary: &Path, dynamodb: &DynamoDb, trust: &Trust) -> Vec<Subject> {
     } else {
         println!("Without Node.js: there is no node or no npm on the PATH.");
     }
-    if let Some(python) = program("python3") {
+    if let Some(python) = interpreter("python3", ["-c", "import sys; print(sys.executable)"]) {
         subjects.push(subject(
             "Python, boto3 loop",
             "one `update_item` a session, one after the other",
@@ -105,7 +107,10 @@ fn subject(
     Subject { name: name.to_owned(), what, command, variables: variables.collect(), revokes: true }
 }
 
-/// Where a program is, since functions are started without a PATH.
-fn program(name: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+/// Where an interpreter is, by its own account: what is on the PATH may be a script of a version manager that takes longer
+/// to start than the interpreter.
+fn interpreter(name: &str, arguments: [&str; 2]) -> Option<PathBuf> {
+    let output = Command::new(name).args(arguments).output().ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    path.is_file().then_some(path)
 }
