@@ -1,8 +1,9 @@
 //! What is revoked, what is not, and how it is counted, while DynamoDB works.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -129,7 +130,7 @@ async fn pages_that_show_nothing_are_not_the_end() {
 }
 
 #[tokio::test]
-async fn a_call_takes_four_round_trips_whatever_the_number_of_sessions() {
+async fn a_call_takes_as_few_requests_as_can_be() {
     for others in [1, 100, 500] {
         let (world, caller) = World::with_others(others).await;
         world.press(&caller).await.assert_count(others as u64);
@@ -140,6 +141,25 @@ async fn a_call_takes_four_round_trips_whatever_the_number_of_sessions() {
     let (world, caller) = World::with_others(0).await;
     world.press(&caller).await.assert_count(0);
     assert_eq!(world.proxy.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn up_to_five_hundred_sessions_take_four_round_trips() {
+    let latency = Duration::from_millis(300);
+    for (others, round_trips) in [(0, 2), (1, 4), (100, 4), (500, 4)] {
+        let (world, caller) = World::with_others(others).await;
+        let sent: Arc<Mutex<Vec<Instant>>> = Arc::default();
+        let seen = Arc::clone(&sent);
+        world.proxy.rule(move |_| {
+            seen.lock().expect("a lock").push(Instant::now());
+            Action::Delay(latency)
+        });
+        world.press(&caller).await.assert_count(others as u64);
+        // Requests that wait for an answer are sent as much later as the answer takes.
+        let sent = sent.lock().expect("a lock");
+        let waits = sent.windows(2).filter(|pair| pair[1] - pair[0] > latency / 2).count();
+        assert_eq!(1 + waits, round_trips, "{others} others");
+    }
 }
 
 #[tokio::test]
