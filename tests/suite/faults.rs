@@ -231,6 +231,10 @@ async fn a_batch_answered_in_part_is_finished() {
     press(&world, &caller).await.0.assert_count(25);
 
     let (world, caller) = World::with_others(25).await;
+    world.proxy.rule(first(BATCH, || Action::Curtail(10)));
+    press(&world, &caller).await.0.assert_count(25);
+
+    let (world, caller) = World::with_others(25).await;
     world.proxy.rule(first(BATCH, || Action::Edit(Box::new(|answer| *answer = json!({})))));
     press(&world, &caller).await.0.assert_count(25);
 }
@@ -323,6 +327,23 @@ async fn what_cannot_be_done_is_told_before_what_may_be_done_later() {
         _ => Action::Forward,
     });
     press(&world, &caller).await.0.assert_error(500, "internal_error", Some(23));
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_told_even_if_something_else_has_failed_before() {
+    let (world, caller) = World::with_others(50).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        ("Query", 0) => Action::Edit(Box::new(|answer| {
+            answer["LastEvaluatedKey"] = answer["Items"][0].clone();
+            answer["LastEvaluatedKey"]["user_id"] = json!({"S": "alice"});
+        })),
+        ("Query", _) => Action::Fail(500, "InternalServerError"),
+        // Two batches, each of ten attempts: until the query has failed for good.
+        (BATCH, ..16) => Action::Fail(400, "ThrottlingException"),
+        (BATCH, _) => Action::Fail(400, "AccessDeniedException"),
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_error(500, "internal_error", Some(0));
 }
 
 #[tokio::test]

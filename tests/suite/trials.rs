@@ -240,6 +240,7 @@ fn fault(rng: &mut Rng, call: &Call) -> Action {
         7 => Action::LoseAnswer,
         8 => Action::HangAfter,
         9 => Action::FailAfter(500, "InternalServerError"),
+        10 if rng.bool() => Action::Curtail(rng.usize(1..=statements)),
         10 => {
             let part = rng.usize(0..=statements);
             Action::Edit(Box::new(move |answer| {

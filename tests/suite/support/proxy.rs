@@ -61,6 +61,8 @@ pub enum Action {
     FailAfter(u16, &'static str),
     /// Answers these statements of a batch, by position, with an error code, and forwards only the others.
     FailStatements(Vec<(usize, &'static str)>),
+    /// Forwards only so many statements of a batch, and answers for these.
+    Curtail(usize),
     /// Forwards, and changes the answer.
     Edit(Box<dyn FnOnce(&mut Value) + Send>),
 }
@@ -249,6 +251,11 @@ async fn answer(
             Ok(error(status, code))
         }
         Action::FailStatements(codes) => fail_statements(call.body, &codes, forward).await,
+        Action::Curtail(statements) => {
+            let mut body = call.body;
+            body["Statements"].as_array_mut().expect("statements").truncate(statements);
+            forward(body).await
+        }
         Action::Edit(edit) => {
             let (parts, body) = forward(call.body).await?.into_parts();
             let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
