@@ -12,7 +12,8 @@
 //! DynamoDB takes some 10 ms for any of the calls made here, and 30 ms at its 99th percentile. An attempt at a read waits
 //! 0.5 s the first time, so that a connection that died while the sandbox was frozen costs little, and then 1 s, 2 s,
 //! 3 s, 3 s, so that a slow table is still answered. A write is worth more patience, because one that is given up may
-//! still be carried out: 1 s, 2 s, 3 s, 3 s … Where reads have been seen to take longer, the first waits for twice that.
+//! still be carried out: 1 s, 2 s, 3 s, 3 s … Once a read has been seen to take longer than half of its first time-out,
+//! the next begins with twice as long as that one took.
 //!
 //! Reads are tried 5 times: at worst 9.5 s of waiting and 0.75 s of back-off. A batch is tried until it got nowhere 10
 //! times in a row, which takes 3 s on average when all is throttled. A look at what became of a lost write is tried 12
@@ -101,11 +102,6 @@ impl Budget {
             slowest_write: Slowest::default(),
             retries: AtomicU64::new(0),
         }
-    }
-
-    /// Remembers how long a read took to be answered.
-    pub fn read_took(&self, time: Duration) {
-        self.slowest_read.learn(time);
     }
 
     /// Remembers how long a write took to be answered.
@@ -203,6 +199,11 @@ impl<'a> Attempts<'a> {
         Some(timeout.min((self.end_by - now) / self.share_of_time_left))
     }
 
+    /// The last attempt was a read and took so long to be answered: reads to come are given the time they need.
+    pub fn answered_after(&self, time: Duration) {
+        self.budget.slowest_read.learn(time);
+    }
+
     /// The last attempt got further: count anew.
     pub fn made_progress(&mut self) {
         self.made = 1;
@@ -284,8 +285,8 @@ mod tests {
     async fn slow_reads_are_given_the_time_they_need() {
         let budget = Budget::lasting(Duration::from_secs(29));
         assert_eq!(Attempts::look(&budget).next().await, Some(Duration::from_millis(100)));
-        budget.read_took(Duration::from_millis(600));
-        budget.read_took(Duration::from_millis(10));
+        Attempts::read(&budget).answered_after(Duration::from_millis(600));
+        Attempts::read(&budget).answered_after(Duration::from_millis(10));
         assert_eq!(Attempts::look(&budget).next().await, Some(Duration::from_millis(1_200)));
     }
 

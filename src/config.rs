@@ -77,9 +77,6 @@ impl Config {
         let index = variable("USER_ID_INDEX").unwrap_or_else(|| "user_id-index".to_owned());
         let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| "ory_kratos_session".to_owned());
         let error_debug = variable("ERROR_DEBUG").unwrap_or_else(|| "false".to_owned());
-        let max_age = variable("MAX_AUTHENTICATION_AGE")
-            .map(|value| valid("MAX_AUTHENTICATION_AGE", value, is_positive, "a number of seconds of 1 to 9 digits"))
-            .transpose()?;
         Ok(Self {
             table: Table {
                 name: valid("SESSIONS_TABLE", table, is_dynamodb_name, "a DynamoDB table name")?,
@@ -87,7 +84,7 @@ impl Config {
             },
             cookie_name: valid("SESSION_COOKIE_NAME", cookie_name, is_cookie_name, "a cookie name")?,
             allowed_origins: AllowedOrigins::parse(&variable("ALLOWED_ORIGINS").unwrap_or_default())?,
-            max_authentication_age: max_age.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
+            max_authentication_age: variable("MAX_AUTHENTICATION_AGE").map(max_authentication_age).transpose()?,
             error_debug: valid("ERROR_DEBUG", error_debug, is_bool, "true or false")? == "true",
         })
     }
@@ -121,6 +118,17 @@ fn valid(
     if is_valid(&value) { Ok(value) } else { Err(ConfigError::Invalid { variable, value, expected }) }
 }
 
+fn max_authentication_age(value: String) -> Result<Duration, ConfigError> {
+    let is_number = value.len() <= 9 && value.bytes().all(|byte| byte.is_ascii_digit());
+    match value.parse() {
+        Ok(seconds @ 1..) if is_number => Ok(Duration::from_secs(seconds)),
+        _ => {
+            let (variable, expected) = ("MAX_AUTHENTICATION_AGE", "a number of seconds of 1 to 9 digits");
+            Err(ConfigError::Invalid { variable, value, expected })
+        }
+    }
+}
+
 /// Source: "Naming rules" in the Amazon DynamoDB Developer Guide. They leave out the quote, so a name cannot end the
 /// quoted identifier it stands in.
 fn is_dynamodb_name(name: &str) -> bool {
@@ -131,12 +139,6 @@ fn is_dynamodb_name(name: &str) -> bool {
 /// Source: `cookie-name` in RFC 6265, section 4.1.1.
 fn is_cookie_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte))
-}
-
-fn is_positive(value: &str) -> bool {
-    (1..=9).contains(&value.len())
-        && value.bytes().all(|byte| byte.is_ascii_digit())
-        && value.bytes().any(|byte| byte != b'0')
 }
 
 fn is_bool(value: &str) -> bool {

@@ -210,7 +210,7 @@ impl Store {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("GetItem", budget, Attempts::read(budget), send).await?;
+        let output = self.read("GetItem", Attempts::read(budget), send).await?;
         let Some(item) = output.item else { return Ok(Err(Inactive::Unknown)) };
         if text(&item, "status") != Some("active") {
             return Ok(Err(Inactive::NotActive));
@@ -248,7 +248,7 @@ impl Store {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("Query", budget, Attempts::read(budget), send).await?;
+        let output = self.read("Query", Attempts::read(budget), send).await?;
         let token_hashes =
             output.items.unwrap_or_default().into_iter().map(|mut item| match item.remove("token_hash") {
                 Some(AttributeValue::S(token_hash)) => Ok(TokenHash::from_table(token_hash)),
@@ -321,7 +321,7 @@ impl Store {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("GetItem", budget, Attempts::look(budget), send).await?;
+        let output = self.read("GetItem", Attempts::look(budget), send).await?;
         Ok(output.item.map_or(State::NothingToRevoke, |item| state_of(&item, user, revocation)))
     }
 
@@ -329,7 +329,6 @@ impl Store {
     async fn read<T, E, F>(
         &self,
         operation: &'static str,
-        budget: &Budget,
         mut attempts: Attempts<'_>,
         send: impl Fn(Client) -> F,
     ) -> Result<T, StoreError>
@@ -343,7 +342,7 @@ impl Store {
             match self.attempt(operation, limit, &send).await {
                 Err(error) if error.is_retryable() => last = error,
                 outcome => {
-                    budget.read_took(begin.elapsed());
+                    attempts.answered_after(begin.elapsed());
                     return outcome;
                 }
             }
