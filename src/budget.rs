@@ -79,10 +79,10 @@ pub struct Budget {
 struct Slowest(AtomicU64);
 
 impl Budget {
-    /// The budget of an invocation that begins now and must have answered by `deadline`.
+    /// The budget of an invocation that begins `now` and must have answered by `deadline`.
     #[must_use]
-    pub fn until(deadline: SystemTime) -> Self {
-        match deadline.duration_since(SystemTime::now()) {
+    pub fn until(deadline: SystemTime, now: SystemTime) -> Self {
+        match deadline.duration_since(now) {
             Ok(left) if !left.is_zero() => Self::lasting(left),
             Ok(_) | Err(_) => Self::lasting(WITHOUT_DEADLINE),
         }
@@ -263,10 +263,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_in_the_past_counts_as_none() {
-        let budget = Budget::until(SystemTime::UNIX_EPOCH);
+        let now = SystemTime::now();
+        let budget = Budget::until(SystemTime::UNIX_EPOCH, now);
         assert_eq!(millis_from_now(budget.answer_by), 24_500);
-        let far = SystemTime::now() + Duration::from_secs(u64::from(u32::MAX));
-        assert!(millis_from_now(Budget::until(far).answer_by) > 3_600_000);
+        let far = now + Duration::from_secs(u64::from(u32::MAX));
+        assert!(millis_from_now(Budget::until(far, now).answer_by) > 3_600_000);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,7 +24,9 @@ pub fn config() -> ConfigLoader {
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
 }
 
-fn http_client() -> SharedHttpClient {
+/// An HTTP client with a pool of connections of its own, none of them open yet.
+#[must_use]
+pub fn http_client() -> SharedHttpClient {
     Builder::new()
         .pool_idle_timeout(IDLE_CONNECTION)
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
@@ -36,6 +38,7 @@ fn http_client() -> SharedHttpClient {
 #[derive(Debug)]
 pub struct Connections {
     config: SdkConfig,
+    http_client: fn() -> SharedHttpClient,
     current: Mutex<(Generation, Client)>,
 }
 
@@ -44,11 +47,12 @@ pub struct Connections {
 pub struct Generation(u64);
 
 impl Connections {
-    /// Connections by this configuration, none of them open yet.
+    /// Connections by this configuration, none of them open yet. When they are given up, `http_client` makes the client for
+    /// new ones: [`http_client()`], or that of a simulation.
     #[must_use]
-    pub fn new(config: SdkConfig) -> Self {
+    pub fn new(config: SdkConfig, http_client: fn() -> SharedHttpClient) -> Self {
         let client = Client::new(&config);
-        Self { config, current: Mutex::new((Generation(0), client)) }
+        Self { config, http_client, current: Mutex::new((Generation(0), client)) }
     }
 
     /// The client to send the next request with.
@@ -61,7 +65,7 @@ impl Connections {
     pub fn give_up(&self, silent: Generation) {
         let mut current = self.current();
         if current.0 == silent {
-            let config = config::Builder::from(&self.config).http_client(http_client()).build();
+            let config = config::Builder::from(&self.config).http_client((self.http_client)()).build();
             *current = (Generation(silent.0 + 1), Client::from_conf(config));
         }
     }

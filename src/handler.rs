@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::record::Record;
 use crate::response::{Answer, Error, respond};
 use crate::revocation::revoke_others;
-use crate::session::{Revocation, Session, now};
+use crate::session::{Clock, Revocation, Session, since_epoch};
 use crate::store::{Inactive, Store};
 
 /// The function: its configuration and its store, made once a cold start.
@@ -24,13 +24,14 @@ use crate::store::{Inactive, Store};
 pub struct Handler {
     config: Config,
     store: Store,
+    clock: Clock,
 }
 
 impl Handler {
     /// A function with this configuration on this store.
     #[must_use]
-    pub fn new(config: Config, store: Store) -> Self {
-        Self { config, store }
+    pub fn new(config: Config, store: Store, clock: Clock) -> Self {
+        Self { config, store, clock }
     }
 
     /// The function as the Lambda runtime runs it: events in, each gateway's own kind of answer out.
@@ -62,7 +63,8 @@ impl Handler {
         }
         match *request.method() {
             Method::DELETE => {
-                let budget = Budget::until(request.lambda_context_ref().map_or(UNIX_EPOCH, Context::deadline));
+                let deadline = request.lambda_context_ref().map_or(UNIX_EPOCH, Context::deadline);
+                let budget = Budget::until(deadline, (self.clock)());
                 let outcome = self.disable_my_other_sessions(request.headers(), &budget, record).await;
                 record.retries = budget.retries();
                 outcome.map(Answer::Revoked)
@@ -80,11 +82,14 @@ impl Handler {
     ) -> Result<u64, Error> {
         let caller = self.authenticate(headers, budget).await?;
         record.authenticated(&caller);
-        if self.config.max_authentication_age.is_some_and(|age| !caller.is_authenticated_within(age)) {
+        if self.config.max_authentication_age.is_some_and(|age| !caller.is_authenticated_within(age, (self.clock)())) {
             return Err(Error::SessionRefreshRequired);
         }
-        let revocation =
-            Revocation { at: now().as_secs(), by: caller.session_id.clone(), id: record.request_id.clone() };
+        let revocation = Revocation {
+            at: since_epoch((self.clock)()).as_secs(),
+            by: caller.session_id.clone(),
+            id: record.request_id.clone(),
+        };
         let progress = &record.progress;
         match revoke_others(&self.store, &caller, &revocation, budget, progress).await {
             Ok(()) => Ok(progress.revoked.get()),
@@ -103,7 +108,7 @@ impl Handler {
         }
         let session = self
             .store
-            .authenticate(credential.token.hash(), budget)
+            .authenticate(credential.token.hash(), self.clock, budget)
             .await
             .map_err(|cause| Error::Store { cause, revoked: None })?;
         Ok(session?)

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use lambda_http::tracing::field::{Field, Visit};
 use lambda_http::tracing::subscriber::{
@@ -17,7 +18,7 @@ use lambda_http::tracing::{Event, Metadata, Subscriber};
 use serde_json::{Map, Value, json};
 
 use crate::config::Logging;
-use crate::session::now;
+use crate::session::since_epoch;
 
 /// Starts logging to standard output, as the Lambda runtime's own subscriber would, with three differences: JSON lines
 /// have a timestamp, the line of a request is a record of metrics, and whatever level is asked for, other crates get no
@@ -94,7 +95,7 @@ fn timestamp() -> String {
 fn metrics() -> Value {
     let namespace = env!("CARGO_PKG_NAME");
     json!({
-        "Timestamp": u64::try_from(now().as_millis()).unwrap_or(u64::MAX),
+        "Timestamp": u64::try_from(since_epoch(SystemTime::now()).as_millis()).unwrap_or(u64::MAX),
         "CloudWatchMetrics": [
             {
                 "Namespace": namespace,

@@ -1,6 +1,7 @@
 //! Cold start: logging, configuration, client, and the Lambda runtime's loop.
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use disable_my_other_sessions::client::Connections;
 use disable_my_other_sessions::config::{Config, Logging};
@@ -27,8 +28,8 @@ async fn run() -> Result<(), Error> {
     if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
         return Err("AWS_REGION is not set: it must name the region of the table".into());
     }
-    let store = Store::new(Connections::new(sdk_config), config.table.clone());
+    let store = Store::new(Connections::new(sdk_config, client::http_client), config.table.clone());
     // Now, because Lambda gives a start more CPU than a call, and bills both.
     store.connect().await;
-    lambda_runtime::run(Handler::new(config, store).into_service()).await
+    lambda_runtime::run(Handler::new(config, store, SystemTime::now).into_service()).await
 }

@@ -95,17 +95,20 @@ impl Session {
     /// Whether the user has proven who they are no longer ago than that. A time in the future proves nothing: it may be in
     /// milliseconds.
     #[must_use]
-    pub fn is_authenticated_within(&self, age: Duration) -> bool {
-        let now = now();
+    pub fn is_authenticated_within(&self, age: Duration, now: SystemTime) -> bool {
+        let now = since_epoch(now);
         self.authenticated_at
             .is_some_and(|at| at >= now.saturating_sub(age).as_secs_f64() && at <= (now + CLOCK_SKEW).as_secs_f64())
     }
 }
 
-/// The time since 1970 began.
+/// Where the wall-clock time comes from: [`SystemTime::now`], or the clock of a simulation.
+pub type Clock = fn() -> SystemTime;
+
+/// The time since 1970-01-01 00:00:00 UTC; zero for a clock that is set earlier.
 #[must_use]
-pub fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+pub fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Owner of sessions. Item data, hence not printable.
@@ -167,10 +170,11 @@ mod tests {
     #[test]
     fn a_session_is_fresh_for_so_long_and_never_from_the_future() {
         let age = Duration::from_mins(15);
-        let at = |seconds_ago: f64| session(Some(now().as_secs_f64() - seconds_ago)).is_authenticated_within(age);
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let at = |seconds_ago: f64| session(Some(1.8e9 - seconds_ago)).is_authenticated_within(age, now);
         assert!(at(0.0) && at(899.0) && at(-30.0));
         assert!(!at(901.0) && !at(1e9) && !at(-120.0) && !at(-1e12));
-        assert!(!session(None).is_authenticated_within(age));
+        assert!(!session(None).is_authenticated_within(age, now));
     }
 
     #[test]

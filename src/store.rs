@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use crate::budget::{Attempts, Budget, CONNECT_TIMEOUT};
 use crate::client::Connections;
 use crate::config::Table;
-use crate::session::{Revocation, Session, TokenHash, UserId, now};
+use crate::session::{Clock, Revocation, Session, TokenHash, UserId, since_epoch};
 
 /// Most statements that `BatchExecuteStatement` takes.
 pub const BATCH_SIZE: usize = 25;
@@ -198,6 +198,7 @@ impl Store {
     pub async fn authenticate(
         &self,
         token_hash: TokenHash,
+        clock: Clock,
         budget: &Budget,
     ) -> Result<Result<Session, Inactive>, StoreError> {
         let request = GetItemInput::builder()
@@ -216,7 +217,7 @@ impl Store {
             return Ok(Err(Inactive::NotActive));
         }
         // The whole second that has begun is the past.
-        if moment(&item, "expires_at").is_none_or(|expires_at| expires_at <= now().as_secs_f64()) {
+        if moment(&item, "expires_at").is_none_or(|expires_at| expires_at <= since_epoch(clock()).as_secs_f64()) {
             return Ok(Err(Inactive::Expired));
         }
         let required = |name| text(&item, name).filter(|value| !value.is_empty()).ok_or(StoreError::BadItem(name));

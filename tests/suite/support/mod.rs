@@ -85,8 +85,9 @@ impl World {
 
     /// Sends the function an event, in the format of a gateway's, and returns the answer in the same.
     pub async fn invoke(&self, event: &Value) -> Value {
-        let store = Store::new(Connections::new(self.sdk_config.clone()), self.config.table.clone());
-        let mut service = Handler::new(self.config.clone(), store).into_service();
+        let store =
+            Store::new(Connections::new(self.sdk_config.clone(), client::http_client), self.config.table.clone());
+        let mut service = Handler::new(self.config.clone(), store, SystemTime::now).into_service();
         let mut context = Context::default();
         "lambda-request-id".clone_into(&mut context.request_id);
         let deadline = (SystemTime::now() + self.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
