@@ -124,6 +124,8 @@ impl Call<'_> {
         let mut failed: Option<StoreError> = None;
         loop {
             let failure = select! {
+                // In this order, so that a call is repeatable under a simulated clock.
+                biased;
                 result = &mut page, if !page.is_terminated() => match result {
                     Ok(page) => {
                         unsent.extend(page.token_hashes);
