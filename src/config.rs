@@ -4,6 +4,8 @@
 use std::env;
 use std::time::Duration;
 
+use url::Url;
+
 use crate::origin::{AllowedOrigins, NotAnOrigin};
 
 /// Everything that can be configured.
@@ -77,6 +79,12 @@ impl Config {
         let index = variable("USER_ID_INDEX").unwrap_or_else(|| "user_id-index".to_owned());
         let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| "ory_kratos_session".to_owned());
         let error_debug = variable("ERROR_DEBUG").unwrap_or_else(|| "false".to_owned());
+        // The SDK reads these by itself, and would fail at the first call.
+        for name in ["AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"] {
+            if let Some(endpoint) = variable(name) {
+                valid(name, endpoint, is_http_url, "a URL such as http://localhost:8000")?;
+            }
+        }
         Ok(Self {
             table: Table {
                 name: valid("SESSIONS_TABLE", table, is_dynamodb_name, "a DynamoDB table name")?,
@@ -141,6 +149,10 @@ fn is_cookie_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte))
 }
 
+fn is_http_url(value: &str) -> bool {
+    Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+}
+
 fn is_bool(value: &str) -> bool {
     matches!(value, "true" | "false")
 }
@@ -187,6 +199,9 @@ mod tests {
             ("MAX_AUTHENTICATION_AGE", "1e3"),
             ("MAX_AUTHENTICATION_AGE", "10000000000"),
             ("ERROR_DEBUG", "yes"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", "localhost:8000"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", "ftp://localhost"),
+            ("AWS_ENDPOINT_URL", "dynamodb.local"),
         ] {
             let error = read(&[(variable, value), ("SESSIONS_TABLE", "sessions")]).err().unwrap_or_default();
             assert!(error.starts_with(variable), "{variable}={value}: {error}");
@@ -202,6 +217,7 @@ mod tests {
             ("ALLOWED_ORIGINS", "https://app.example.com"),
             ("MAX_AUTHENTICATION_AGE", "900"),
             ("ERROR_DEBUG", "true"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", "http://localhost:8000"),
         ])
         .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(config.table.name, "prod.Sessions_1-eu");

@@ -13,10 +13,13 @@
 //! | [`credentials`] | headers -> token |
 //! | [`origin`] | which web pages may call: CORS and CSRF |
 //! | [`session`] | the words of the domain |
-//! | [`revocation`] | every other session revoked, and counted exactly |
-//! | [`store`] | DynamoDB: each operation once, each error judged |
+//! | [`revocation`] | every other session revoked and counted: the driver |
+//! | [`schedule`] | what a call does next |
+//! | [`ledger`] | what a call knows of each session, on what evidence |
 //! | [`budget`] | deadlines, time-outs, back-off |
 //! | [`pace`] | how fast to write |
+//! | [`store`] | DynamoDB: each operation once |
+//! | [`failure`] | what an error means |
 //! | [`response`] | the count, the errors, the envelope |
 //! | [`record`] | a request's line in the log, and its metrics |
 //! | [`client`] | how DynamoDB is reached |
@@ -35,12 +38,15 @@ pub mod client;
 pub mod config;
 pub mod credentials;
 pub mod event;
+pub mod failure;
 pub mod handler;
+pub mod ledger;
 pub mod logging;
 pub mod origin;
 pub mod pace;
 pub mod record;
 pub mod response;
 pub mod revocation;
+pub mod schedule;
 pub mod session;
 pub mod store;

@@ -11,7 +11,7 @@ use lambda_http::tracing::{error, info};
 use lambda_http::{Context, Request, RequestExt};
 
 use crate::response::{Answer, Error};
-use crate::revocation::Progress;
+use crate::schedule::{Outcome, Statistics};
 use crate::session::Session;
 
 /// A request from its beginning to its line in the log.
@@ -19,11 +19,12 @@ use crate::session::Session;
 pub struct Record {
     /// The gateway's id of the request, else Lambda's: load balancers give none.
     pub request_id: String,
-    /// What revoking has done so far.
-    pub progress: Progress,
-    /// Requests to DynamoDB that were tried again.
+    /// Reads of the caller's session that were sent again.
     pub retries: u64,
-    lambda: Context,
+    revoked: u64,
+    statistics: Statistics,
+    /// Lambda's context of the invocation.
+    pub lambda: Context,
     cold_start: bool,
     begin: Instant,
     caller: Option<Caller>,
@@ -49,8 +50,9 @@ impl Record {
         };
         Self {
             request_id: gateway.unwrap_or_else(|| lambda.request_id.clone()),
-            progress: Progress::default(),
             retries: 0,
+            revoked: 0,
+            statistics: Statistics::default(),
             lambda,
             cold_start: !WARM.swap(true, Ordering::Relaxed),
             begin: Instant::now(),
@@ -61,6 +63,11 @@ impl Record {
     /// The caller is known.
     pub fn authenticated(&mut self, session: &Session) {
         self.caller = Some(Caller { session_id: session.session_id.clone(), after: self.begin.elapsed() });
+    }
+
+    /// The other sessions are revoked, or not all of them.
+    pub fn revoked(&mut self, outcome: &Outcome) {
+        (self.revoked, self.statistics) = (outcome.count, outcome.statistics);
     }
 
     /// Writes the line. Names in capitals are metrics and their dimensions: see `logging`.
@@ -78,9 +85,9 @@ impl Record {
                     FunctionName = self.lambda.env_config.function_name,
                     Outcome = name,
                     Requests = 1,
-                    SessionsRevoked = self.progress.revoked.get(),
+                    SessionsRevoked = self.revoked,
                     Duration = millis(duration),
-                    DynamoDBRetries = self.retries,
+                    DynamoDBRetries = self.retries + self.statistics.retries,
                     status = status.as_u16(),
                     request = self.request_id,
                     lambda_request = self.lambda.request_id,
@@ -90,10 +97,10 @@ impl Record {
                     session = caller.map(|caller| &caller.session_id),
                     authenticate_ms = caller.map(|caller| millis(caller.after)),
                     revoke_ms = caller.map(|caller| millis(duration - caller.after)),
-                    passes = caller.map(|_| self.progress.passes.get()),
-                    pages = caller.map(|_| self.progress.pages.get()),
-                    seen = caller.map(|_| self.progress.seen.get()),
-                    batches = caller.map(|_| self.progress.batches.get()),
+                    passes = caller.map(|_| self.statistics.passes),
+                    pages = caller.map(|_| self.statistics.pages),
+                    seen = caller.map(|_| self.statistics.seen),
+                    batches = caller.map(|_| self.statistics.batches),
                     $message
                 )
             };

@@ -8,8 +8,9 @@ use lambda_http::{Body, Response};
 use serde_json::{Map, Value, json};
 
 use crate::credentials::Malformed;
+use crate::failure::StoreError;
 use crate::origin::CsrfViolation;
-use crate::store::{Inactive, StoreError};
+use crate::session::Inactive;
 
 /// Methods of the route, for `Allow`.
 const METHODS: HeaderValue = HeaderValue::from_static("DELETE, OPTIONS");

@@ -1,6 +1,7 @@
 //! Tokens, sessions and their ids: the words of the domain. No I/O, and nothing here knows HTTP or DynamoDB.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -40,7 +41,7 @@ impl Token {
     /// The key under which the table keeps the session of this token.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
-        TokenHash(hex::encode(Sha256::digest(&self.0)))
+        TokenHash(hex::encode(Sha256::digest(&self.0)).into())
     }
 }
 
@@ -52,14 +53,15 @@ impl fmt::Debug for Token {
 
 /// Lower-case hexadecimal SHA-256 of a token, and the table's key. Kept out of logs like the token itself: whoever reads
 /// it there could look a session up.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenHash(String);
+/// Shared, not copied: a call holds each hash in several places.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenHash(Arc<str>);
 
 impl TokenHash {
     /// A hash as the table holds it.
     #[must_use]
-    pub fn from_table(value: String) -> Self {
-        Self(value)
+    pub fn from_table(value: &str) -> Self {
+        Self(value.into())
     }
 
     /// The hash as the table holds it.
@@ -86,6 +88,26 @@ pub struct Session {
     pub user_id: UserId,
     /// When the user has last proven who they are, in epoch seconds; `None` if the session does not tell.
     pub authenticated_at: Option<f64>,
+}
+
+/// Why a request is not made by an active session. The client gets the same answer for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Inactive {
+    /// The request carries no credential.
+    #[error("no credential")]
+    NoCredential,
+    /// No session has this token.
+    #[error("unknown token")]
+    Unknown,
+    /// The session's `status` is not exactly `active`.
+    #[error("status is not active")]
+    NotActive,
+    /// The session's `expires_at` is not in the future.
+    #[error("expired")]
+    Expired,
+    /// The session's `expires_at` is missing, or is not a number.
+    #[error("expires_at is missing or not of type N (epoch seconds)")]
+    UnusableExpiry,
 }
 
 /// How far ahead the clock may be that has written a time.
@@ -128,7 +150,7 @@ pub struct Revocation {
     pub at: u64,
     /// The caller's session id.
     pub by: String,
-    /// The id of the request.
+    /// Lambda's id of the invocation. A client can choose the gateway's id of the request, so that one proves nothing.
     pub id: String,
 }
 
@@ -162,7 +184,7 @@ mod tests {
     }
 
     fn session(authenticated_at: Option<f64>) -> Session {
-        let token_hash = TokenHash::from_table("canary".to_owned());
+        let token_hash = TokenHash::from_table("canary");
         let user_id = UserId("canary".to_owned());
         Session { token_hash, session_id: "public".to_owned(), user_id, authenticated_at }
     }
@@ -170,7 +192,7 @@ mod tests {
     #[test]
     fn a_session_is_fresh_for_so_long_and_never_from_the_future() {
         let age = Duration::from_mins(15);
-        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let now = UNIX_EPOCH + Duration::from_hours(500_000);
         let at = |seconds_ago: f64| session(Some(1.8e9 - seconds_ago)).is_authenticated_within(age, now);
         assert!(at(0.0) && at(899.0) && at(-30.0));
         assert!(!at(901.0) && !at(1e9) && !at(-120.0) && !at(-1e12));
