@@ -11,7 +11,8 @@
 //!
 //! | | |
 //! |---|---|
-//! | time-outs of the attempts at a read, or at a batch of writes | 0.25, 0.5, 1, 2, 3, 3, 3, 3 s |
+//! | time-outs of the attempts at a read | 0.5, 1, 2, 3, 3, 3, 3, 3 s |
+//! | time-outs of the attempts at a batch of writes | 0.25, 0.5, 1, 2, 3, 3, 3, 3 s |
 //! | back-off before each but the first, at random up to | 50, 100, 200, 400, 800, 1,000, 1,000 ms |
 //! | attempts in a row of which none gets further | 8; reads of sessions in doubt: until `answer_by` |
 //!
@@ -39,7 +40,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A read that has less time left is not begun.
 const SHORTEST_READ: Duration = Duration::from_millis(20);
-const FIRST_TIMEOUT: Duration = Duration::from_millis(250);
+/// Without a response to a read for so long, on a connection that may have died in a pause, it is sent on another one too.
+pub const HEDGE_AFTER: Duration = Duration::from_millis(40);
+
+const FIRST_READ_TIMEOUT: Duration = Duration::from_millis(500);
+const FIRST_WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3);
 /// Sleeps that make up a time-out.
 const SLEEPS: u32 = 10;
@@ -64,19 +69,24 @@ pub struct Budget {
 /// How long to wait for the answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout {
-    /// Without an answer for so long, the connection counts as dead.
+    /// Without any response for so long, the connection counts as dead.
     pub patience: Duration,
     /// However slow this process is, the wait ends here.
     pub end: Instant,
 }
 
 impl Timeout {
-    /// Waits until the time has run out. `patience` is waited for in short sleeps, one after the other: if this process gets
-    /// little CPU, each of them ends late, so a response that waits to be read is not taken for a missing one.
-    pub async fn run_out(self) {
+    /// Waits until the time has run out. `responses` counts the responses to all requests.
+    ///
+    /// Patience is counted in short sleeps without any response, one after the other. So a request that waits its turn is not
+    /// taken for a dead one while others are answered, nor while this process gets so little CPU that sleeps end late.
+    pub async fn run_out(self, responses: impl Fn() -> u64) {
         let patience = async {
-            for _ in 0..SLEEPS {
+            let (mut quiet_sleeps, mut seen) = (0, responses());
+            while quiet_sleeps < SLEEPS {
                 sleep(self.patience / SLEEPS).await;
+                quiet_sleeps = if responses() == seen { quiet_sleeps + 1 } else { 0 };
+                seen = responses();
             }
         };
         // Either way, the time has run out.
@@ -113,7 +123,7 @@ impl Budget {
     /// The time-out of a write that is sent now, after so many fruitless attempts.
     #[must_use]
     pub fn write_timeout(&self, made: u32) -> Timeout {
-        Timeout { patience: self.patience(made), end: self.writes_end }
+        Timeout { patience: self.patience(FIRST_WRITE_TIMEOUT, made), end: self.writes_end }
     }
 
     /// The time-out of a read that starts now, after so many fruitless attempts; `None` if there is no time left.
@@ -121,7 +131,7 @@ impl Budget {
     pub fn read_timeout(&self, made: u32, now: Instant) -> Option<Timeout> {
         let time_left = self.answer_by.saturating_duration_since(now);
         let end = now + time_left / 2;
-        (time_left >= SHORTEST_READ).then(|| Timeout { patience: self.patience(made), end })
+        (time_left >= SHORTEST_READ).then(|| Timeout { patience: self.patience(FIRST_READ_TIMEOUT, made), end })
     }
 
     /// When to attempt something again after so many fruitless attempts, the latest of which ended in `error`. A connection
@@ -142,8 +152,8 @@ impl Budget {
         now + ceiling.mul_f64(random).min(time_left / 2)
     }
 
-    fn patience(&self, made: u32) -> Duration {
-        doubled(FIRST_TIMEOUT, made).min(MAX_TIMEOUT).max(2 * self.slowest)
+    fn patience(&self, first: Duration, made: u32) -> Duration {
+        doubled(first, made).min(MAX_TIMEOUT).max(2 * self.slowest)
     }
 }
 
@@ -182,7 +192,7 @@ mod tests {
     fn time_outs_double_up_to_three_seconds() {
         let (budget, now) = lasting(Duration::from_secs(29));
         let read = |made| budget.read_timeout(made, now).map(|timeout| timeout.patience.as_millis());
-        assert_eq!([0, 1, 2, 3, 4, 99].map(read), [250, 500, 1000, 2000, 3000, 3000].map(Some));
+        assert_eq!([0, 1, 2, 3, 4, 99].map(read), [500, 1000, 2000, 3000, 3000, 3000].map(Some));
         let write = |made| budget.write_timeout(made).patience.as_millis();
         assert_eq!([0, 1, 2, 3, 4, 99].map(write), [250, 500, 1000, 2000, 3000, 3000]);
     }
@@ -229,5 +239,18 @@ mod tests {
         let no_response = StoreError::no_response("Query", Duration::from_millis(500));
         assert_eq!(budget.retry_at(&no_response, 1, now, 1.0), now);
         assert_eq!(budget.retry_at(&no_response, 2, now, 1.0), now + Duration::from_millis(100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_begins_anew_with_every_response_but_ends_at_the_deadline() {
+        let begin = Instant::now();
+        let timeout = Timeout { patience: Duration::from_millis(250), end: begin + Duration::from_secs(2) };
+        timeout.run_out(|| 7).await;
+        assert_eq!(begin.elapsed().as_millis(), 250);
+        // There are responses for a second.
+        timeout.run_out(|| begin.elapsed().as_millis().min(1_000).try_into().expect("a number")).await;
+        assert_eq!(begin.elapsed().as_millis(), 1_250);
+        timeout.run_out(|| begin.elapsed().as_millis().try_into().expect("a number")).await;
+        assert_eq!(begin.elapsed().as_millis(), 2_000);
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::pin::pin;
 use std::time::SystemTime;
 
 use aws_sdk_dynamodb::Client;
@@ -13,11 +14,12 @@ use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemInput;
 use aws_sdk_dynamodb::operation::get_item::GetItemInput;
 use aws_sdk_dynamodb::operation::query::QueryInput;
 use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, KeysAndAttributes};
+use futures_util::future::{Either, select, select_ok};
 use lambda_http::tracing::warn;
 use tokio::select;
 use tokio::time::Instant;
 
-use crate::budget::{CONNECT_TIMEOUT, Timeout};
+use crate::budget::{CONNECT_TIMEOUT, HEDGE_AFTER, Timeout};
 use crate::client::Connections;
 use crate::config::Table;
 use crate::failure::{StatementOutcome, StoreError, classify, judge};
@@ -118,8 +120,11 @@ impl Store {
             .consistent_read(true)
             .projection_expression("session_id, user_id, #status, expires_at, authenticated_at")
             .expression_attribute_names("#status", "status");
-        let send = |client: Client| async move { request.send_with(&client).await };
-        let output = self.request("GetItem", timeout, send).await?;
+        let send = |client: Client| {
+            let request = request.clone();
+            async move { request.send_with(&client).await }
+        };
+        let output = self.read("GetItem", timeout, send).await?;
         let Some(item) = output.item else { return Ok(Err(Inactive::Unknown)) };
         if let Err(inactive) = check_active(&item, clock()) {
             return Ok(Err(inactive));
@@ -149,8 +154,11 @@ impl Store {
             .expression_attribute_values(":revoked", string("revoked"))
             .limit(PAGE_SIZE)
             .set_exclusive_start_key(from.map(|cursor| cursor.0));
-        let send = |client: Client| async move { request.send_with(&client).await };
-        let output = self.request("Query", timeout, send).await?;
+        let send = |client: Client| {
+            let request = request.clone();
+            async move { request.send_with(&client).await }
+        };
+        let output = self.read("Query", timeout, send).await?;
         Ok(Page {
             token_hashes: output.items.unwrap_or_default().into_iter().map(token_hash).collect::<Result<_, _>>()?,
             scanned: output.scanned_count.try_into().unwrap_or_default(),
@@ -215,8 +223,11 @@ impl Store {
             .build();
         let request = BatchGetItemInput::builder()
             .set_request_items(keys.ok().map(|keys| HashMap::from([(self.table.name.clone(), keys)])));
-        let send = |client: Client| async move { request.send_with(&client).await };
-        let mut output = self.request(OPERATION, timeout, send).await?;
+        let send = |client: Client| {
+            let request = request.clone();
+            async move { request.send_with(&client).await }
+        };
+        let mut output = self.read(OPERATION, timeout, send).await?;
         // A session that is in neither list is gone, so a response without the first proves nothing.
         let items = output.responses.as_mut().and_then(|tables| tables.remove(&self.table.name));
         let items = items.ok_or_else(|| StoreError::unreadable(OPERATION))?;
@@ -231,6 +242,36 @@ impl Store {
         Ok(token_hashes.iter().map(state).collect())
     }
 
+    /// Sends a read. If the connections may have died in a pause, and there is no response soon, the same read is sent on a
+    /// new connection beside it: the first response counts.
+    async fn read<T, E, F>(
+        &self,
+        operation: &'static str,
+        timeout: Timeout,
+        send: impl Fn(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E>>>,
+    {
+        let pool = self.connections.pool();
+        let first = Box::pin(self.request(operation, timeout, &send));
+        if !pool.may_be_dead() {
+            return first.await;
+        }
+        match select(first, pin!(Timeout { patience: HEDGE_AFTER, ..timeout }.run_out(|| self.connections.responses())))
+            .await
+        {
+            Either::Left((result, _)) => result,
+            Either::Right(((), first)) => {
+                self.connections.give_up(&pool);
+                select_ok([first, Box::pin(self.request(operation, timeout, &send))])
+                    .await
+                    .map(|(response, _)| response)
+            }
+        }
+    }
+
     /// Sends a request and waits for its response.
     async fn request<T, E, F>(
         &self,
@@ -242,12 +283,17 @@ impl Store {
         E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
-        let (generation, client) = self.connections.client();
+        let pool = self.connections.pool();
         select! {
             biased;
-            result = send(client) => result.map_err(|error| classify(operation, &error)),
-            () = timeout.run_out() => {
-                self.connections.give_up(generation);
+            result = send(pool.client.clone()) => {
+                if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
+                    self.connections.answered(&pool);
+                }
+                result.map_err(|error| classify(operation, &error))
+            }
+            () = timeout.run_out(|| self.connections.responses()) => {
+                self.connections.give_up(&pool);
                 Err(StoreError::no_response(operation, timeout.patience))
             }
         }
