@@ -1,4 +1,4 @@
-//! How DynamoDB is reached: one HTTP client with one TLS stack, and none of the SDK's own patience.
+//! The connections to DynamoDB: one HTTP client with one TLS stack, without the SDK's own retries and time-outs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 /// may have been frozen, they may be dead without a sign.
 const PROVEN_FOR: Duration = Duration::from_secs(1);
 
-/// Region, credentials and endpoint as every SDK finds them. Retries are off because a retry of the SDK's would hide
-/// that an answer was lost, and time-outs because `budget` sets them by what is left of the invocation.
+/// Region, credentials and endpoint as every SDK finds them. Retries are off: a retry by the SDK would hide that a response was
+/// lost. Time-outs are off: `budget` sets them by the time left of the invocation.
 #[must_use]
 pub fn config() -> ConfigLoader {
     aws_config::defaults(BehaviorVersion::v2026_01_12())

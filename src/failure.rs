@@ -13,6 +13,8 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::RequestId;
 use aws_sdk_dynamodb::types::BatchStatementResponse;
 
+use crate::config::Table;
+
 /// What a failed write may have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
@@ -141,10 +143,17 @@ impl StoreError {
     }
 }
 
-/// What an error of a whole request means.
-pub fn classify<E: ProvideErrorMetadata + Error + 'static>(operation: &'static str, error: &SdkError<E>) -> StoreError {
+/// What an error of a whole request to a table means.
+pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
+    operation: &'static str,
+    table: &Table,
+    error: &SdkError<E>,
+) -> StoreError {
     let unavailable = |cause, effect| StoreError::Unavailable { operation, cause, effect, disconnected: false };
-    let refused = |cause: &str, hint| StoreError::Refused { operation, cause: cause.to_owned(), hint };
+    let refused = |cause: &str, hint| {
+        let cause = format!("{cause}, table {}, index {}", table.name, table.index);
+        StoreError::Refused { operation, cause, hint }
+    };
     match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
@@ -273,6 +282,11 @@ mod tests {
         SdkError::dispatch_failure(error)
     }
 
+    fn classified(error: &SdkError<GetItemError>) -> StoreError {
+        let table = Table { name: "the-table".to_owned(), index: "the-index".to_owned() };
+        classify("GetItem", &table, error)
+    }
+
     fn foreign(source: impl Into<BoxError>) -> BoxError {
         Foreign(source.into()).into()
     }
@@ -285,11 +299,17 @@ mod tests {
     fn errors_are_printed_without_any_text_of_the_sdk_or_the_connection() {
         let transient = aws_smithy_types::retry::ErrorKind::TransientError;
         for (error, printed) in [
-            (SdkError::construction_failure(CANARY), "the request could not be built. Check AWS_REGION"),
+            (
+                SdkError::construction_failure(CANARY),
+                "the request could not be built, table the-table, index the-index. Check AWS_REGION",
+            ),
             (SdkError::timeout_error(CANARY), "no response in time"),
             (SdkError::response_error(CANARY, response(200)), "the response cannot be read"),
             (connection(ConnectorError::timeout(foreign(CANARY))), "the connection failed"),
-            (connection(ConnectorError::user(foreign(CANARY))), "the request is not valid HTTP. Check AWS_ENDPOINT"),
+            (
+                connection(ConnectorError::user(foreign(CANARY))),
+                "the request is not valid HTTP, table the-table, index the-index. Check AWS_ENDPOINT",
+            ),
             (
                 connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))),
                 "the connection failed: connection reset",
@@ -302,13 +322,13 @@ mod tests {
             (connection(ConnectorError::other(foreign(CANARY), Some(transient))), "the connection failed"),
             (
                 connection(ConnectorError::other(foreign(CredentialsError::not_loaded(CANARY)), None)),
-                "no credentials could be loaded. Check the function's role",
+                "no credentials could be loaded, table the-table, index the-index. Check the function's role",
             ),
             (answer(400, Some("AccessDeniedException")), "AccessDeniedException (HTTP 400, request 4KBNVRGD"),
             (answer(400, Some("the code is canary")), "unknown (HTTP 400"),
             (answer(502, None), "the response is not DynamoDB's (HTTP 502)"),
         ] {
-            let error = classify("GetItem", &error);
+            let error = classified(&error);
             let text = format!("{error} {error:?}");
             assert!(text.contains(printed) && text.contains("GetItem"), "{text}");
             assert!(!text.contains(CANARY), "{text}");
@@ -347,7 +367,7 @@ mod tests {
             (SdkError::construction_failure(CANARY), permanent),
         ]);
         for (error, expected) in cases {
-            let judged = classify("BatchExecuteStatement", &error);
+            let judged = classified(&error);
             assert_eq!((judged.is_retryable(), judged.effect()), expected, "{judged}");
         }
     }
@@ -360,7 +380,7 @@ mod tests {
             ("AccessDeniedException", "role"),
             ("ExpiredTokenException", "credentials"),
         ] {
-            let text = classify("Query", &answer(400, Some(code))).to_string();
+            let text = classified(&answer(400, Some(code))).to_string();
             assert!(text.contains(hint), "{text}");
         }
     }
@@ -373,7 +393,7 @@ mod tests {
             (answer(400, Some("ThrottlingException")), true),
             (answer(500, Some("InternalServerError")), true),
         ] {
-            assert_eq!(classify("Query", &error).needs_backoff(), needs_backoff);
+            assert_eq!(classified(&error).needs_backoff(), needs_backoff);
         }
     }
 

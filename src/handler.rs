@@ -1,4 +1,4 @@
-//! The use case, top-down: route, authenticate, revoke the others, answer.
+//! The use case: route the request, authenticate the caller, revoke the other sessions, answer.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::revocation::revoke_others;
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, since_epoch};
 use crate::store::Store;
 
-/// The function: its configuration and its store, made once a cold start.
+/// The function: everything that one start makes for all its invocations.
 #[derive(Debug)]
 pub struct Handler {
     config: Config,
@@ -36,7 +36,7 @@ impl Handler {
         Self { config, store, clock }
     }
 
-    /// The function as the Lambda runtime runs it: events in, each gateway's own kind of answer out.
+    /// The function as the Lambda runtime runs it: a gateway's event in, an answer in the format of that gateway out.
     #[must_use]
     pub fn into_service(self) -> impl Service<LambdaEvent<Event>, Response = impl Serialize, Error = Infallible> {
         let handler = Arc::new(self);
@@ -49,7 +49,7 @@ impl Handler {
             .service(adapter)
     }
 
-    /// Answers a request. There is no error that is not an answer.
+    /// Answers a request. Every error becomes an HTTP response.
     async fn handle(&self, request: Request) -> Response<Body> {
         let mut record = Record::of(&request);
         let outcome = self.serve(&request, &mut record).await;

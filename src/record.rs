@@ -1,23 +1,27 @@
-//! What is written down about a request: one line each, whatever its outcome, for people and for metrics alike.
+//! The record of a request: one line in the log, whatever the outcome, which is also the record of its metrics.
 //!
-//! The line never holds a credential, a token hash or item data other than the public id of the caller's session.
+//! The line holds no credential, no token hash and no item data but the public id of the caller's session.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lambda_http::http::StatusCode;
 use lambda_http::request::RequestContext;
 use lambda_http::tracing::{error, info};
 use lambda_http::{Context, Request, RequestExt};
+use serde_json::{Value, json};
 
 use crate::response::{Answer, Error};
 use crate::schedule::{Outcome, Statistics};
-use crate::session::Session;
+use crate::session::{Session, since_epoch};
 
-/// A request from its beginning to its line in the log.
+/// The target of the line. The log adds [`metrics`] to lines with this target, and to no others.
+pub const TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::request");
+
+/// What is recorded of a request.
 #[derive(Debug)]
 pub struct Record {
-    /// The gateway's id of the request, else Lambda's: load balancers give none.
+    /// The gateway's id of the request; Lambda's id of the invocation where there is none, as with load balancers.
     pub request_id: String,
     /// Reads of the caller's session that were sent again.
     pub retries: u64,
@@ -30,15 +34,16 @@ pub struct Record {
     caller: Option<Caller>,
 }
 
-/// Who was let in, and when.
+/// The authenticated caller.
 #[derive(Debug)]
 struct Caller {
     session_id: String,
+    /// Time from the beginning of the request to the end of authentication.
     after: Duration,
 }
 
 impl Record {
-    /// The record of a request that has just come.
+    /// The record of a request that has just arrived.
     #[must_use]
     pub fn of(request: &Request) -> Self {
         static WARM: AtomicBool = AtomicBool::new(false);
@@ -60,17 +65,17 @@ impl Record {
         }
     }
 
-    /// The caller is known.
+    /// Records the authenticated caller.
     pub fn authenticated(&mut self, session: &Session) {
         self.caller = Some(Caller { session_id: session.session_id.clone(), after: self.begin.elapsed() });
     }
 
-    /// The other sessions are revoked, or not all of them.
+    /// Records what revoking has done.
     pub fn revoked(&mut self, outcome: &Outcome) {
         (self.revoked, self.statistics) = (outcome.count, outcome.statistics);
     }
 
-    /// Writes the line. Names in capitals are metrics and their dimensions: see `logging`.
+    /// Writes the line. Names that begin with a capital are metrics and their dimensions: see [`metrics`].
     pub fn write(&self, outcome: &Result<Answer, Error>, status: StatusCode) {
         let duration = self.begin.elapsed();
         let (name, error) = match outcome {
@@ -82,6 +87,7 @@ impl Record {
         macro_rules! line {
             ($level:ident, $message:literal) => {
                 $level!(
+                    target: TARGET,
                     FunctionName = self.lambda.env_config.function_name,
                     Outcome = name,
                     Requests = 1,
@@ -116,4 +122,33 @@ impl Record {
 /// Milliseconds, to the microsecond.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Declares which fields of the line are metrics, in CloudWatch's embedded metric format: no request to CloudWatch is needed.
+/// Each further dimension multiplies the number of metrics that are paid for.
+///
+/// Source: "Embedded metric format specification" in the Amazon CloudWatch User Guide. The kept library for the format
+/// (`metrique`) would add ninety crates for this one object.
+#[must_use]
+pub fn metrics(now: SystemTime) -> Value {
+    let namespace = env!("CARGO_PKG_NAME");
+    json!({
+        "Timestamp": u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX),
+        "CloudWatchMetrics": [
+            {
+                "Namespace": namespace,
+                "Dimensions": [["FunctionName"], ["FunctionName", "Outcome"]],
+                "Metrics": [{"Name": "Requests", "Unit": "Count"}],
+            },
+            {
+                "Namespace": namespace,
+                "Dimensions": [["FunctionName"]],
+                "Metrics": [
+                    {"Name": "SessionsRevoked", "Unit": "Count"},
+                    {"Name": "Duration", "Unit": "Milliseconds"},
+                    {"Name": "DynamoDBRetries", "Unit": "Count"},
+                ],
+            },
+        ],
+    })
 }

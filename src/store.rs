@@ -88,7 +88,7 @@ impl Store {
     pub async fn connect(&self) {
         let (first, second) = tokio::join!(self.open_connection(), self.open_connection());
         if let Err(error) = first.and(second) {
-            warn!("DynamoDB cannot be used: {error} (table {}, index {})", self.table.name, self.table.index);
+            warn!("DynamoDB cannot be used: {error}");
         }
     }
 
@@ -290,7 +290,7 @@ impl Store {
                 if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
                     self.connections.answered(&pool);
                 }
-                result.map_err(|error| classify(operation, &error))
+                result.map_err(|error| classify(operation, &self.table, &error))
             }
             () = timeout.run_out(|| self.connections.responses()) => {
                 self.connections.give_up(&pool);

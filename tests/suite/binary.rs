@@ -65,6 +65,7 @@ async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
         ("MAX_AUTHENTICATION_AGE", "soon"),
         ("ERROR_DEBUG", "maybe"),
         ("AWS_REGION", ""),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "localhost:8000"),
     ] {
         for format in ["Text", "JSON"] {
             let output = run(&[(variable, value), ("AWS_LAMBDA_LOG_FORMAT", format)]).await;
@@ -72,6 +73,46 @@ async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
             assert!(output.stdout.contains(variable), "{output:?}");
             assert_eq!(output.stderr, "");
         }
+    }
+}
+
+#[tokio::test]
+async fn missing_credentials_are_reported_at_the_start_and_are_an_internal_error() {
+    let (world, caller) = World::with_others(1).await;
+    let none = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_EC2_METADATA_DISABLED", "true")];
+    let mut function = Function::start(&world, &none).await;
+    let answer = function.invoke(delete().token(&caller.token).into_event()).await;
+    Answer::from_gateway(&answer.expect("an answer")).assert_error(500, "internal_error", None);
+    let output = function.stop().await;
+    let (warning, error) = output.stdout.split_once('\n').expect("two lines");
+    assert!(warning.contains("WARN") && warning.contains("no credentials could be loaded"), "{warning}");
+    assert!(error.contains("ERROR") && error.contains("no credentials could be loaded"), "{error}");
+    assert_eq!(world.proxy.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_table_or_index_of_another_name_is_reported_with_both_names_and_a_hint() {
+    let (world, caller) = World::with_others(1).await;
+    for (variable, value) in [("SESSIONS_TABLE", "no-such-table"), ("USER_ID_INDEX", "no-such-index")] {
+        let mut function = Function::start(&world, &[(variable, value)]).await;
+        let answer = function.invoke(delete().token(&caller.token).into_event()).await;
+        Answer::from_gateway(&answer.expect("an answer")).assert_error(500, "internal_error", None);
+        let output = function.stop().await.stdout;
+        assert!(output.contains(value) && output.contains(variable), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn settings_of_the_log_that_are_not_understood_are_reported() {
+    let (world, _) = World::with_others(0).await;
+    for (variable, value) in
+        [("RUST_LOG", "loud=very"), ("AWS_LAMBDA_LOG_LEVEL", "LOUD"), ("AWS_LAMBDA_LOG_FORMAT", "XML")]
+    {
+        let mut function = Function::start(&world, &[(variable, value)]).await;
+        function.invoke(delete().into_event()).await.expect("an answer");
+        let output = function.stop().await.stdout;
+        assert!(output.contains("WARN") && output.contains(variable), "{output}");
+        assert!(output.contains("request served"), "{output}");
     }
 }
 
