@@ -1,239 +1,159 @@
-//! Time: how long an invocation may take, an attempt may wait, and a retry backs off. Every time-out of the function is
-//! here, with the arithmetic that makes them fit.
+//! Time: the deadlines of an invocation, and the time-outs and back-offs of its requests. The time is a parameter;
+//! only [`Timeout::run_out`] waits.
 //!
-//! An invocation of `T` (29 s as deployed) is divided from its end, so that what was begun can be finished and counted:
+//! An invocation of `T` is divided from its end, so that what was begun can be finished and counted:
 //!
 //! ```text
-//! |------------- writes may start ------------|-- they end --|-- lost answers --|-- answer --|
-//! 0                                     stop_writing     writes_end         answer_by        T
-//!                                            min(1 s, T/5)    min(2 s, T/4)   min(0.5 s, T/10)
+//! |---------- writes may be sent ----------|-- wait for them --|-- read their results --|-- answer --|
+//! 0                                  stop_writing         writes_end                answer_by        T
+//!                                        min(1 s, T/5)      min(2 s, T/4)       min(0.5 s, T/10)
 //! ```
 //!
-//! DynamoDB takes some 10 ms for any of the calls made here, and 30 ms at its 99th percentile. An attempt at a read waits
-//! 0.5 s the first time, so that a connection that died while the sandbox was frozen costs little, and then 1 s, 2 s,
-//! 3 s, 3 s, so that a slow table is still answered. A write is worth more patience, because one that is given up may
-//! still be carried out: 1 s, 2 s, 3 s, 3 s … Once a read has been seen to take longer than half of its first time-out,
-//! the next begins with twice as long as that one took.
+//! | | |
+//! |---|---|
+//! | time-outs of the attempts at a read | 0.5, 1, 2, 3, 3, 3, 3, 3 s |
+//! | time-outs of the attempts at a batch of writes | 0.25, 0.5, 1, 2, 3, 3, 3, 3 s |
+//! | back-off before each but the first, at random up to | 50, 100, 200, 400, 800, 1,000, 1,000 ms |
+//! | attempts in a row of which none gets further | 8; reads of sessions in doubt: until `answer_by` |
 //!
-//! Reads are tried 5 times: at worst 9.5 s of waiting and 0.75 s of back-off. A batch is tried until it got nowhere 10
-//! times in a row, which takes 3 s on average when all is throttled. A look at what became of a lost write is tried 12
-//! times, the first of them for 0.1 s, because the exact count hangs on it. Whatever comes first, these or `answer_by`,
-//! ends the request. Near the end no read waits or backs off for more than half of the time left, so that there is always
-//! another try.
+//! DynamoDB answers in some 10 ms, and in 30 ms at the 99th percentile, so the first time-out finds a dead connection and the
+//! later ones allow for a slow table. No time-out is shorter than twice the slowest answer so far. A read waits for no more
+//! than half of the time left, so that another attempt is always possible.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
-/// Left at the end to send the answer: no more than this, and no more than this part of the invocation.
+use crate::failure::StoreError;
+
+/// Reserved to send the answer: at most this long, and at most this part of the invocation.
 const ANSWERING: (Duration, u32) = (Duration::from_millis(500), 10);
-/// Left before that to find out what became of writes whose answer was lost.
-const SETTLING: (Duration, u32) = (Duration::from_secs(2), 4);
-/// Left before that to wait for the writes under way.
+/// Reserved before that to read the results of writes whose answers were lost.
+const RESOLVING: (Duration, u32) = (Duration::from_secs(2), 4);
+/// Reserved before that to wait for the answers to writes that have been sent.
 const ENDING: (Duration, u32) = (Duration::from_secs(1), 5);
-/// For an invocation whose deadline has passed before it began, as under `cargo lambda watch`.
+/// Length of an invocation whose deadline has passed before it began, as under `cargo lambda watch`.
 const WITHOUT_DEADLINE: Duration = Duration::from_secs(25);
 
-/// For the request that opens a connection during the start, which it must not delay for long.
+/// Time-out of the request that opens a connection during the start.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// A read that has less time left is not begun.
+const SHORTEST_READ: Duration = Duration::from_millis(20);
+/// Without a response to a read for so long, on a connection that may have died in a pause, it is sent on another one too.
+pub const HEDGE_AFTER: Duration = Duration::from_millis(40);
+
 const FIRST_READ_TIMEOUT: Duration = Duration::from_millis(500);
-const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(100);
-const FIRST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+const FIRST_WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3);
+/// Sleeps that make up a time-out.
+const SLEEPS: u32 = 10;
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Tries of a read.
-const READ_ATTEMPTS: u32 = 5;
-/// Tries of a look at what became of a write.
-const LOOK_ATTEMPTS: u32 = 12;
-/// Tries of a batch of writes in which none of them succeeds.
-const WRITE_ATTEMPTS: u32 = 10;
+/// Attempts at one thing in a row without any progress: a read, or a batch of writes.
+pub const ATTEMPTS: u32 = 8;
 
-/// How long a write that ended in an error or a closed connection may take to become visible.
-const STRAGGLING: Duration = Duration::from_millis(1_500);
-/// Before a second look at it; each further pause is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// What a last look takes.
-const LAST_LOOK: Duration = Duration::from_millis(20);
-
-/// What an invocation may spend, and what it has: when it must stop doing what, how long its requests take, and how many
-/// of them were tried again.
-#[derive(Debug)]
+/// The deadlines of one invocation, and the slowest answer in it so far.
+#[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// From here on no write is begun.
+    /// From here on no write is sent.
     pub stop_writing: Instant,
-    /// From here on no write is waited for.
+    /// From here on no answer to a write is waited for.
     pub writes_end: Instant,
-    /// From here on there is only the answer.
+    /// From here on there is only time to answer.
     pub answer_by: Instant,
-    slowest_read: Slowest,
-    slowest_write: Slowest,
-    retries: AtomicU64,
+    slowest: Duration,
 }
 
-/// The longest time that has been seen so far, in microseconds.
-#[derive(Debug, Default)]
-struct Slowest(AtomicU64);
+/// How long to wait for the answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout {
+    /// Without any response for so long, the connection counts as dead.
+    pub patience: Duration,
+    /// However slow this process is, the wait ends here.
+    pub end: Instant,
+}
+
+impl Timeout {
+    /// Waits until the time has run out. `responses` counts the responses to all requests.
+    ///
+    /// Patience is counted in short sleeps without any response, one after the other. So a request that waits its turn is not
+    /// taken for a dead one while others are answered, nor while this process gets so little CPU that sleeps end late.
+    pub async fn run_out(self, responses: impl Fn() -> u64) {
+        let patience = async {
+            let (mut quiet_sleeps, mut seen) = (0, responses());
+            while quiet_sleeps < SLEEPS {
+                sleep(self.patience / SLEEPS).await;
+                quiet_sleeps = if responses() == seen { quiet_sleeps + 1 } else { 0 };
+                seen = responses();
+            }
+        };
+        // Either way, the time has run out.
+        let _ = timeout_at(self.end, patience).await;
+    }
+}
 
 impl Budget {
-    /// The budget of an invocation that begins `now` and must have answered by `deadline`.
+    /// The budget of an invocation that begins at `now`, by the wall clock at `wall`, and must have answered by `deadline`.
     #[must_use]
-    pub fn until(deadline: SystemTime, now: SystemTime) -> Self {
-        match deadline.duration_since(now) {
-            Ok(left) if !left.is_zero() => Self::lasting(left),
-            Ok(_) | Err(_) => Self::lasting(WITHOUT_DEADLINE),
-        }
+    pub fn until(deadline: SystemTime, wall: SystemTime, now: Instant) -> Self {
+        let left = deadline.duration_since(wall).unwrap_or_default();
+        let time = if left.is_zero() { WITHOUT_DEADLINE } else { left };
+        let reserved = |(most, part): (Duration, u32)| most.min(time / part);
+        // The runtime's clock ends somewhere, and no invocation takes a day.
+        let answer_by = now + time.min(Duration::from_hours(24)) - reserved(ANSWERING);
+        let writes_end = answer_by - reserved(RESOLVING);
+        let stop_writing = writes_end - reserved(ENDING);
+        Self { stop_writing, writes_end, answer_by, slowest: Duration::ZERO }
     }
 
-    fn lasting(time: Duration) -> Self {
-        let left_for = |(most, part): (Duration, u32)| most.min(time / part);
-        // A deadline beyond the clock's range is as good as a day.
-        let answer_by = Instant::now() + time.min(Duration::from_hours(24)) - left_for(ANSWERING);
-        let writes_end = answer_by - left_for(SETTLING);
-        let stop_writing = writes_end - left_for(ENDING);
-        Self {
-            stop_writing,
-            writes_end,
-            answer_by,
-            slowest_read: Slowest::default(),
-            slowest_write: Slowest::default(),
-            retries: AtomicU64::new(0),
-        }
+    /// Learns how long a request took to be answered.
+    pub fn answered_after(&mut self, time: Duration) {
+        self.slowest = self.slowest.max(time);
     }
 
-    /// Remembers how long a write took to be answered.
-    pub fn write_took(&self, time: Duration) {
-        self.slowest_write.learn(time);
-    }
-
-    /// Requests that were tried again so far.
-    #[must_use]
-    pub fn retries(&self) -> u64 {
-        self.retries.load(Ordering::Relaxed)
-    }
-
-    /// Whether a write sent at this time will be answered in time. As things go, that may take twice as long as the slowest
-    /// so far; and one that is not answered could be carried out after this call has told its count.
+    /// Whether a write that is sent at this time will be answered in time, even if that takes twice as long as the slowest
+    /// answer so far. An unanswered one could be applied after this call has reported its count.
     #[must_use]
     pub fn may_write(&self, at: Instant) -> bool {
-        at < self.stop_writing && at + 2 * self.slowest_write.so_far() < self.writes_end
-    }
-}
-
-impl Slowest {
-    fn learn(&self, time: Duration) {
-        self.0.fetch_max(time.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        at < self.stop_writing && at + 2 * self.slowest < self.writes_end
     }
 
-    fn so_far(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// The attempts at one thing: each a time-out, with a back-off before all but the first.
-#[derive(Debug)]
-pub struct Attempts<'a> {
-    budget: &'a Budget,
-    made: u32,
-    most: u32,
-    first_timeout: Duration,
-    /// An attempt waits for no more than this part of the time left.
-    share_of_time_left: u32,
-    start_by: Instant,
-    end_by: Instant,
-}
-
-impl<'a> Attempts<'a> {
-    /// Attempts at a read.
+    /// The time-out of a write that is sent now, after so many fruitless attempts.
     #[must_use]
-    pub fn read(budget: &'a Budget) -> Self {
-        Self::reading(budget, READ_ATTEMPTS, FIRST_READ_TIMEOUT)
+    pub fn write_timeout(&self, made: u32) -> Timeout {
+        Timeout { patience: self.patience(FIRST_WRITE_TIMEOUT, made), end: self.writes_end }
     }
 
-    /// Attempts at a look at what became of a write.
+    /// The time-out of a read that starts now, after so many fruitless attempts; `None` if there is no time left.
     #[must_use]
-    pub fn look(budget: &'a Budget) -> Self {
-        Self::reading(budget, LOOK_ATTEMPTS, FIRST_LOOK_TIMEOUT)
+    pub fn read_timeout(&self, made: u32, now: Instant) -> Option<Timeout> {
+        let time_left = self.answer_by.saturating_duration_since(now);
+        let end = now + time_left / 2;
+        (time_left >= SHORTEST_READ).then(|| Timeout { patience: self.patience(FIRST_READ_TIMEOUT, made), end })
     }
 
-    fn reading(budget: &'a Budget, most: u32, first_timeout: Duration) -> Self {
-        let first_timeout = first_timeout.max(2 * budget.slowest_read.so_far());
-        let (start_by, end_by) = (budget.answer_by, budget.answer_by);
-        Self { budget, made: 0, most, first_timeout, share_of_time_left: 2, start_by, end_by }
-    }
-
-    /// Attempts at a write.
+    /// When to attempt something again after so many fruitless attempts, the latest of which ended in `error`. A connection
+    /// that fails is replaced at once, but only the first time.
     #[must_use]
-    pub fn write(budget: &'a Budget) -> Self {
-        let (most, first_timeout) = (WRITE_ATTEMPTS, FIRST_WRITE_TIMEOUT);
-        let (start_by, end_by) = (budget.stop_writing, budget.writes_end);
-        Self { budget, made: 0, most, first_timeout, share_of_time_left: 1, start_by, end_by }
+    pub fn retry_at(&self, error: &StoreError, made: u32, now: Instant, random: f64) -> Instant {
+        if made == 1 && !error.needs_backoff() { now } else { self.backoff(made, now, random) }
     }
 
-    /// Backs off if this is not the first attempt, then gives how long the next one may wait; `None` if there is none.
+    /// The end of the back-off after so many fruitless attempts. `random` is from 0 to 1.
     ///
     /// The back-off is drawn evenly between nothing and its ceiling, since equal ones would bring throttled callers back
     /// together. Source: "Exponential Backoff And Jitter" in the AWS Architecture Blog.
-    pub async fn next(&mut self) -> Option<Duration> {
-        if self.made == self.most {
-            return None;
-        }
-        let retries = self.made.checked_sub(1);
-        if let Some(retries) = retries {
-            let ceiling = doubled(FIRST_BACKOFF, retries).min(MAX_BACKOFF);
-            let time_left = self.start_by.saturating_duration_since(Instant::now());
-            sleep(ceiling.mul_f64(fastrand::f64()).min(time_left / 2)).await;
-        }
-        let now = Instant::now();
-        if now >= self.start_by {
-            return None;
-        }
-        if retries.is_some() {
-            self.budget.retries.fetch_add(1, Ordering::Relaxed);
-        }
-        let timeout = doubled(self.first_timeout, self.made).min(MAX_TIMEOUT);
-        self.made += 1;
-        Some(timeout.min((self.end_by - now) / self.share_of_time_left))
-    }
-
-    /// The last attempt was a read and took so long to be answered: reads to come are given the time they need.
-    pub fn answered_after(&self, time: Duration) {
-        self.budget.slowest_read.learn(time);
-    }
-
-    /// The last attempt got further: count anew.
-    pub fn made_progress(&mut self) {
-        self.made = 1;
-    }
-}
-
-/// The pauses between looks at writes that were given up, which may be carried out late.
-#[derive(Debug)]
-pub struct Pauses {
-    next: Duration,
-    until: Instant,
-}
-
-impl Pauses {
-    /// Pauses until the writes must have become visible. Those that were met with silence may never be, or at any time.
     #[must_use]
-    pub fn until_visible(budget: &Budget, silence: bool) -> Self {
-        let until = if silence { budget.answer_by } else { budget.answer_by.min(Instant::now() + STRAGGLING) };
-        Self { next: FIRST_PAUSE, until }
+    pub fn backoff(&self, made: u32, now: Instant, random: f64) -> Instant {
+        let ceiling = doubled(FIRST_BACKOFF, made.saturating_sub(1)).min(MAX_BACKOFF);
+        let time_left = self.answer_by.saturating_duration_since(now);
+        now + ceiling.mul_f64(random).min(time_left / 2)
     }
 
-    /// Waits, for no more than half of the time left; false if there is no time for another look.
-    pub async fn next(&mut self) -> bool {
-        let time_left = self.until.saturating_duration_since(Instant::now());
-        if time_left < LAST_LOOK {
-            return false;
-        }
-        sleep(self.next.min(time_left / 2)).await;
-        self.next = doubled(self.next, 1).min(MAX_BACKOFF);
-        true
+    fn patience(&self, first: Duration, made: u32) -> Duration {
+        doubled(first, made).min(MAX_TIMEOUT).max(2 * self.slowest)
     }
 }
 
@@ -245,75 +165,92 @@ fn doubled(duration: Duration, times: u32) -> Duration {
 mod tests {
     use super::*;
 
-    fn millis_from_now(instant: Instant) -> u128 {
-        (instant - Instant::now()).as_millis()
+    fn lasting(time: Duration) -> (Budget, Instant) {
+        let (wall, now) = (SystemTime::now(), Instant::now());
+        (Budget::until(wall + time, wall, now), now)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_left_after_the_last_write_fits_before_the_deadline() {
-        let budget = Budget::lasting(Duration::from_secs(29));
-        assert_eq!(millis_from_now(budget.stop_writing), 25_500);
-        assert_eq!(millis_from_now(budget.writes_end), 26_500);
-        assert_eq!(millis_from_now(budget.answer_by), 28_500);
-        let budget = Budget::lasting(Duration::from_secs(1));
-        assert_eq!(millis_from_now(budget.stop_writing), 450);
-        assert_eq!(millis_from_now(budget.writes_end), 650);
-        assert_eq!(millis_from_now(budget.answer_by), 900);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_deadline_in_the_past_counts_as_none() {
-        let now = SystemTime::now();
-        let budget = Budget::until(SystemTime::UNIX_EPOCH, now);
-        assert_eq!(millis_from_now(budget.answer_by), 24_500);
-        let far = now + Duration::from_secs(u64::from(u32::MAX));
-        assert!(millis_from_now(Budget::until(far, now).answer_by) > 3_600_000);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn attempts_end_after_their_number() {
-        let budget = Budget::lasting(Duration::from_secs(29));
-        let mut attempts = Attempts::read(&budget);
-        let mut timeouts = Vec::new();
-        while let Some(timeout) = attempts.next().await {
-            timeouts.push(timeout.as_millis());
+    #[test]
+    fn every_phase_after_the_last_write_fits_before_the_deadline() {
+        for (invocation, phases) in [(29_000, [25_500, 26_500, 28_500]), (1_000, [450, 650, 900])] {
+            let (budget, now) = lasting(Duration::from_millis(invocation));
+            let begins = [budget.stop_writing, budget.writes_end, budget.answer_by].map(|at| (at - now).as_millis());
+            assert_eq!(begins, phases);
         }
-        assert_eq!(timeouts, [500, 1000, 2000, 3000, 3000]);
-        assert_eq!(budget.retries(), 4);
+    }
+
+    #[test]
+    fn a_deadline_in_the_past_counts_as_none() {
+        let (wall, now) = (SystemTime::now(), Instant::now());
+        let budget = Budget::until(SystemTime::UNIX_EPOCH, wall, now);
+        assert_eq!((budget.answer_by - now).as_millis(), 24_500);
+        let far = wall + Duration::from_secs(u64::from(u32::MAX));
+        assert!(Budget::until(far, wall, now).answer_by - now > Duration::from_hours(1));
+    }
+
+    #[test]
+    fn time_outs_double_up_to_three_seconds() {
+        let (budget, now) = lasting(Duration::from_secs(29));
+        let read = |made| budget.read_timeout(made, now).map(|timeout| timeout.patience.as_millis());
+        assert_eq!([0, 1, 2, 3, 4, 99].map(read), [500, 1000, 2000, 3000, 3000, 3000].map(Some));
+        let write = |made| budget.write_timeout(made).patience.as_millis();
+        assert_eq!([0, 1, 2, 3, 4, 99].map(write), [250, 500, 1000, 2000, 3000, 3000]);
+    }
+
+    #[test]
+    fn no_time_out_is_shorter_than_twice_the_slowest_answer() {
+        let (mut budget, now) = lasting(Duration::from_secs(29));
+        budget.answered_after(Duration::from_millis(600));
+        budget.answered_after(Duration::from_millis(10));
+        assert_eq!(budget.write_timeout(0).patience.as_millis(), 1_200);
+        assert_eq!(budget.read_timeout(0, now).map(|timeout| timeout.patience.as_millis()), Some(1_200));
+    }
+
+    #[test]
+    fn a_read_leaves_half_of_the_time_for_another_until_there_is_none() {
+        let (budget, now) = lasting(Duration::from_secs(1));
+        let end = |at| budget.read_timeout(0, at).map(|timeout| timeout.end);
+        assert_eq!(end(now), Some(now + Duration::from_millis(450)));
+        assert_eq!(end(budget.answer_by), None);
+    }
+
+    #[test]
+    fn no_write_is_sent_that_could_be_answered_too_late() {
+        let (mut budget, _) = lasting(Duration::from_secs(29));
+        let last = budget.stop_writing - Duration::from_millis(1);
+        assert!(budget.may_write(last) && !budget.may_write(budget.stop_writing));
+        budget.answered_after(Duration::from_millis(501));
+        assert!(!budget.may_write(last) && budget.may_write(last - Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn a_back_off_is_drawn_below_a_ceiling_that_doubles_up_to_a_second() {
+        let (budget, now) = lasting(Duration::from_secs(29));
+        let throttled = StoreError::StatementFailed("ThrottlingError".to_owned());
+        let backoff = |made, random| (budget.retry_at(&throttled, made, now, random) - now).as_millis();
+        assert_eq!([1, 2, 3, 5, 6, 99].map(|made| backoff(made, 1.0)), [50, 100, 200, 800, 1000, 1000]);
+        assert_eq!((backoff(3, 0.0), backoff(3, 0.5)), (0, 100));
+        assert_eq!(budget.retry_at(&throttled, 9, budget.answer_by, 1.0), budget.answer_by);
+    }
+
+    #[test]
+    fn a_connection_that_fails_is_replaced_at_once_but_only_the_first_time() {
+        let (budget, now) = lasting(Duration::from_secs(29));
+        let no_response = StoreError::no_response("Query", Duration::from_millis(500));
+        assert_eq!(budget.retry_at(&no_response, 1, now, 1.0), now);
+        assert_eq!(budget.retry_at(&no_response, 2, now, 1.0), now + Duration::from_millis(100));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slow_reads_are_given_the_time_they_need() {
-        let budget = Budget::lasting(Duration::from_secs(29));
-        assert_eq!(Attempts::look(&budget).next().await, Some(Duration::from_millis(100)));
-        Attempts::read(&budget).answered_after(Duration::from_millis(600));
-        Attempts::read(&budget).answered_after(Duration::from_millis(10));
-        assert_eq!(Attempts::look(&budget).next().await, Some(Duration::from_millis(1_200)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn there_is_another_try_until_the_end() {
-        let budget = Budget::lasting(Duration::from_millis(500));
-        let mut attempts = Attempts::look(&budget);
-        let mut last = Instant::now();
-        while let Some(timeout) = attempts.next().await {
-            assert!(timeout > Duration::ZERO);
-            sleep(timeout).await;
-            last = Instant::now();
-        }
-        assert!(budget.answer_by - last < Duration::from_millis(5), "{:?}", budget.answer_by - last);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_attempt_outlasts_the_budget() {
-        let budget = Budget::lasting(Duration::from_secs(4));
-        let mut attempts = Attempts::write(&budget);
-        while let Some(timeout) = attempts.next().await {
-            assert!(Instant::now() < budget.stop_writing);
-            assert!(Instant::now() + timeout <= budget.writes_end);
-            sleep(timeout).await;
-            attempts.made_progress();
-        }
-        assert!(Instant::now() <= budget.writes_end);
+    async fn patience_begins_anew_with_every_response_but_ends_at_the_deadline() {
+        let begin = Instant::now();
+        let timeout = Timeout { patience: Duration::from_millis(250), end: begin + Duration::from_secs(2) };
+        timeout.run_out(|| 7).await;
+        assert_eq!(begin.elapsed().as_millis(), 250);
+        // There are responses for a second.
+        timeout.run_out(|| begin.elapsed().as_millis().min(1_000).try_into().expect("a number")).await;
+        assert_eq!(begin.elapsed().as_millis(), 1_250);
+        timeout.run_out(|| begin.elapsed().as_millis().try_into().expect("a number")).await;
+        assert_eq!(begin.elapsed().as_millis(), 2_000);
     }
 }

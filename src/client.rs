@@ -1,5 +1,6 @@
-//! How DynamoDB is reached: one HTTP client with one TLS stack, and none of the SDK's own patience.
+//! The connections to DynamoDB: one HTTP client with one TLS stack, without the SDK's own retries and time-outs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 use aws_sdk_dynamodb::config::SharedHttpClient;
 use aws_sdk_dynamodb::{Client, config};
 use aws_smithy_http_client::{Builder, tls};
+use tokio::time::Instant;
 
-/// A connection unused for longer is not used again: the other end, or something in between, may have dropped it while
-/// the sandbox was frozen. To open another costs a few milliseconds.
-const IDLE_CONNECTION: Duration = Duration::from_secs(5);
+/// Connections that have answered within this time are expected to answer again. After a longer pause, in which the sandbox
+/// may have been frozen, they may be dead without a sign.
+const PROVEN_FOR: Duration = Duration::from_secs(1);
 
-/// Region, credentials and endpoint as every SDK finds them. Retries are off because a retry of the SDK's would hide
-/// that an answer was lost, and time-outs because `budget` sets them by what is left of the invocation.
+/// Region, credentials and endpoint as every SDK finds them. Retries are off: a retry by the SDK would hide that a response was
+/// lost. Time-outs are off: `budget` sets them by the time left of the invocation.
 #[must_use]
 pub fn config() -> ConfigLoader {
     aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -28,23 +30,31 @@ pub fn config() -> ConfigLoader {
 #[must_use]
 pub fn http_client() -> SharedHttpClient {
     Builder::new()
-        .pool_idle_timeout(IDLE_CONNECTION)
+        // A connection survives a frozen sandbox, and to open another costs two round trips and CPU.
+        .pool_idle_timeout(None)
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https()
 }
 
-/// A client whose open connections can be given up. One that does not answer may be dead without a sign, and then so are
-/// the others beside it: to try them one after the other would cost a time-out each.
+/// A client whose open connections can be given up. If one of them does not answer, it may be dead without a sign, and then
+/// the others probably are too: to try them one after the other would cost a time-out each.
 #[derive(Debug)]
 pub struct Connections {
     config: SdkConfig,
     http_client: fn() -> SharedHttpClient,
-    current: Mutex<(Generation, Client)>,
+    /// Never locked over an await.
+    pool: Mutex<Pool>,
+    responses: AtomicU64,
 }
 
-/// Which connections a client uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Generation(u64);
+/// The connections of one HTTP client.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// The client to send requests with.
+    pub client: Client,
+    generation: u64,
+    answered_at: Option<Instant>,
+}
 
 impl Connections {
     /// Connections by this configuration, none of them open yet. When they are given up, `http_client` makes the client for
@@ -52,25 +62,53 @@ impl Connections {
     #[must_use]
     pub fn new(config: SdkConfig, http_client: fn() -> SharedHttpClient) -> Self {
         let client = Client::new(&config);
-        Self { config, http_client, current: Mutex::new((Generation(0), client)) }
-    }
-
-    /// The client to send the next request with.
-    #[must_use]
-    pub fn client(&self) -> (Generation, Client) {
-        self.current().clone()
-    }
-
-    /// Gives up connections that do not answer, if that has not been done since.
-    pub fn give_up(&self, silent: Generation) {
-        let mut current = self.current();
-        if current.0 == silent {
-            let config = config::Builder::from(&self.config).http_client((self.http_client)()).build();
-            *current = (Generation(silent.0 + 1), Client::from_conf(config));
+        Self {
+            config,
+            http_client,
+            pool: Mutex::new(Pool { client, generation: 0, answered_at: None }),
+            responses: AtomicU64::new(0),
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, (Generation, Client)> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The connections for the next request.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.current().clone()
+    }
+
+    /// One of these connections has answered.
+    pub fn answered(&self, pool: &Pool) {
+        self.responses.fetch_add(1, Ordering::Relaxed);
+        let mut current = self.current();
+        if current.generation == pool.generation {
+            current.answered_at = Some(Instant::now());
+        }
+    }
+
+    /// How often [`Connections::answered`] was called.
+    #[must_use]
+    pub fn responses(&self) -> u64 {
+        self.responses.load(Ordering::Relaxed)
+    }
+
+    /// Gives these connections up, because one of them does not answer. Requests that are under way on them continue.
+    pub fn give_up(&self, pool: &Pool) {
+        let mut current = self.current();
+        if current.generation == pool.generation {
+            let config = config::Builder::from(&self.config).http_client((self.http_client)()).build();
+            *current = Pool { client: Client::from_conf(config), generation: pool.generation + 1, answered_at: None };
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool {
+    /// Whether its connections have answered before, but not recently.
+    #[must_use]
+    pub fn may_be_dead(&self) -> bool {
+        self.answered_at.is_some_and(|answered_at| answered_at.elapsed() > PROVEN_FOR)
     }
 }

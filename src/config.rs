@@ -1,28 +1,32 @@
-//! Environment -> [`Config`]. The only reader of the environment, but for what the SDK reads by itself (`AWS_*`). What is
-//! wrong here stops the start: a function that starts with half a configuration fails later, in front of a user.
+//! The configuration, read from the environment. Only the SDK reads variables besides this module (`AWS_*`). An invalid value
+//! stops the start: otherwise the function would fail later, at the call of a user.
 
 use std::env;
 use std::time::Duration;
 
+use url::Url;
+
 use crate::origin::{AllowedOrigins, NotAnOrigin};
+
+/// Name of the session cookie unless `SESSION_COOKIE_NAME` says otherwise.
+pub const DEFAULT_COOKIE_NAME: &str = "ory_kratos_session";
 
 /// Everything that can be configured.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where sessions are kept.
+    /// The table of the sessions.
     pub table: Table,
     /// Name of the session cookie (`SESSION_COOKIE_NAME`).
     pub cookie_name: String,
     /// Web origins that may call (`ALLOWED_ORIGINS`).
     pub allowed_origins: AllowedOrigins,
-    /// How long ago the caller may have proven who they are, in whole seconds; any time if `None`
-    /// (`MAX_AUTHENTICATION_AGE`).
+    /// How long ago the caller may have signed in, in whole seconds; no limit if `None` (`MAX_AUTHENTICATION_AGE`).
     pub max_authentication_age: Option<Duration>,
-    /// Whether errors carry `debug`, which tells callers more than they should know (`ERROR_DEBUG`).
+    /// Whether errors carry `debug`, which reveals internals to callers (`ERROR_DEBUG`).
     pub error_debug: bool,
 }
 
-/// Where sessions are kept. Both names are safe to quote in a statement.
+/// The table and its index. Both names are safe inside the quotes of a statement.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// Table name (`SESSIONS_TABLE`).
@@ -31,24 +35,26 @@ pub struct Table {
     pub index: String,
 }
 
-/// How to log, read before everything else so that a bad [`Config`] can be logged.
+/// How to log. Read first, so that an invalid [`Config`] can be logged.
 #[derive(Clone, Debug)]
 pub struct Logging {
     /// One JSON object a line (`AWS_LAMBDA_LOG_FORMAT=JSON`) instead of text.
     pub json: bool,
-    /// Level of what `directives` does not name (`AWS_LAMBDA_LOG_LEVEL`, else `RUST_LOG`, else `INFO`).
+    /// The value of `AWS_LAMBDA_LOG_FORMAT` if it is neither `JSON` nor `Text`.
+    pub unknown_format: Option<String>,
+    /// Level where there are no directives (`AWS_LAMBDA_LOG_LEVEL`, `INFO` by default).
     pub level: String,
     /// Filter directives (`RUST_LOG`).
-    pub directives: String,
+    pub directives: Option<String>,
 }
 
-/// The environment does not make a [`Config`]. The text names the variable.
+/// A variable is missing or invalid. The text names it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A variable that has no default.
     #[error("{0} is not set: it must name the DynamoDB table of the sessions")]
     Missing(&'static str),
-    /// A variable that holds something else than it should.
+    /// A variable with an invalid value.
     #[error("{variable} is {value:?}, which is not {expected}")]
     Invalid {
         /// The variable.
@@ -58,7 +64,7 @@ pub enum ConfigError {
         /// What it should hold.
         expected: &'static str,
     },
-    /// `ALLOWED_ORIGINS` holds something else than origins.
+    /// An entry of `ALLOWED_ORIGINS` is not an origin.
     #[error("ALLOWED_ORIGINS: {0}")]
     AllowedOrigins(#[from] NotAnOrigin),
 }
@@ -67,7 +73,7 @@ impl Config {
     /// Reads the process's environment. An empty variable counts as absent.
     ///
     /// # Errors
-    /// [`ConfigError`] for a missing table name and for any value that could not work.
+    /// [`ConfigError`] for a missing table name and for any invalid value.
     pub fn from_environment() -> Result<Self, ConfigError> {
         Self::read(environment)
     }
@@ -75,8 +81,14 @@ impl Config {
     fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let table = variable("SESSIONS_TABLE").ok_or(ConfigError::Missing("SESSIONS_TABLE"))?;
         let index = variable("USER_ID_INDEX").unwrap_or_else(|| "user_id-index".to_owned());
-        let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| "ory_kratos_session".to_owned());
+        let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| DEFAULT_COOKIE_NAME.to_owned());
         let error_debug = variable("ERROR_DEBUG").unwrap_or_else(|| "false".to_owned());
+        // The SDK reads these by itself, and would fail at the first call.
+        for name in ["AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"] {
+            if let Some(endpoint) = variable(name) {
+                valid(name, endpoint, is_http_url, "a URL such as http://localhost:8000")?;
+            }
+        }
         Ok(Self {
             table: Table {
                 name: valid("SESSIONS_TABLE", table, is_dynamodb_name, "a DynamoDB table name")?,
@@ -94,17 +106,19 @@ impl Logging {
     /// Reads the process's environment, by the names and rules of the Lambda runtime's own subscriber.
     #[must_use]
     pub fn from_environment() -> Self {
-        let directives = environment("RUST_LOG");
-        let level = environment("AWS_LAMBDA_LOG_LEVEL").or_else(|| directives.clone());
+        let format = environment("AWS_LAMBDA_LOG_FORMAT").unwrap_or_else(|| "Text".to_owned());
+        let json = format.eq_ignore_ascii_case("json");
+        let is_known = json || format.eq_ignore_ascii_case("text");
         Self {
-            json: environment("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json")),
-            level: level.unwrap_or_else(|| "INFO".to_owned()),
-            directives: directives.unwrap_or_default(),
+            json,
+            unknown_format: (!is_known).then_some(format),
+            level: environment("AWS_LAMBDA_LOG_LEVEL").unwrap_or_else(|| "INFO".to_owned()),
+            directives: environment("RUST_LOG"),
         }
     }
 }
 
-/// A value that is not Unicode comes out with replacement characters, for the rule of its variable to refuse.
+/// A value that is not Unicode gets replacement characters, which the rule of its variable rejects.
 fn environment(variable: &str) -> Option<String> {
     env::var_os(variable).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
 }
@@ -123,14 +137,14 @@ fn max_authentication_age(value: String) -> Result<Duration, ConfigError> {
     match value.parse() {
         Ok(seconds @ 1..) if is_number => Ok(Duration::from_secs(seconds)),
         _ => {
-            let (variable, expected) = ("MAX_AUTHENTICATION_AGE", "a number of seconds of 1 to 9 digits");
+            let (variable, expected) = ("MAX_AUTHENTICATION_AGE", "a number of seconds from 1 to 999999999");
             Err(ConfigError::Invalid { variable, value, expected })
         }
     }
 }
 
-/// Source: "Naming rules" in the Amazon DynamoDB Developer Guide. They leave out the quote, so a name cannot end the
-/// quoted identifier it stands in.
+/// Source: "Naming rules" in the Amazon DynamoDB Developer Guide. They exclude the quote, so a name cannot end the quoted
+/// identifier in a statement.
 fn is_dynamodb_name(name: &str) -> bool {
     (3..=255).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
@@ -139,6 +153,10 @@ fn is_dynamodb_name(name: &str) -> bool {
 /// Source: `cookie-name` in RFC 6265, section 4.1.1.
 fn is_cookie_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte))
+}
+
+fn is_http_url(value: &str) -> bool {
+    Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 fn is_bool(value: &str) -> bool {
@@ -187,6 +205,9 @@ mod tests {
             ("MAX_AUTHENTICATION_AGE", "1e3"),
             ("MAX_AUTHENTICATION_AGE", "10000000000"),
             ("ERROR_DEBUG", "yes"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", "localhost:8000"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", "ftp://localhost"),
+            ("AWS_ENDPOINT_URL", "dynamodb.local"),
         ] {
             let error = read(&[(variable, value), ("SESSIONS_TABLE", "sessions")]).err().unwrap_or_default();
             assert!(error.starts_with(variable), "{variable}={value}: {error}");
@@ -202,6 +223,7 @@ mod tests {
             ("ALLOWED_ORIGINS", "https://app.example.com"),
             ("MAX_AUTHENTICATION_AGE", "900"),
             ("ERROR_DEBUG", "true"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", "http://localhost:8000"),
         ])
         .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(config.table.name, "prod.Sessions_1-eu");

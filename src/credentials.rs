@@ -1,4 +1,5 @@
-//! Headers -> the caller's token. Every rule about credential headers is here; whether a token is worth anything is not.
+//! The caller's token, read from the headers. Every rule about credential headers is here. Whether the token belongs to a
+//! session is not known here.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use crate::session::Token;
 pub enum Source {
     /// `X-Session-Token: <token>`.
     SessionTokenHeader,
-    /// The session cookie. The only credential a browser adds by itself, hence the only one open to CSRF.
+    /// The session cookie. It is the only credential that a browser adds by itself, and so the only one open to CSRF.
     Cookie,
     /// `Authorization: Bearer <token>`.
     Bearer,
@@ -27,10 +28,10 @@ pub struct Credential {
     pub source: Source,
 }
 
-/// The deciding credential is unusable. Its value is not repeated.
+/// The deciding credential is malformed. The error does not repeat its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Two different values of one kind. Taking either could keep an intruder's session and revoke the owner's.
+    /// Two different values of one kind. To choose one could keep an intruder's session and revoke the owner's.
     #[error("{0} carries two different values")]
     Ambiguous(Source),
     /// Not a token, see [`Token::parse`].
@@ -41,8 +42,7 @@ pub enum Malformed {
 /// The first credential that is present and not empty, in the order of [`Source`]; `None` if there is none.
 ///
 /// # Errors
-/// [`Malformed`] if that credential is no good. The next one is then not looked at: a request that carries a broken
-/// credential must not be answered as someone else.
+/// [`Malformed`] if that credential is malformed. No other is tried then: the next one could belong to someone else.
 pub fn from_headers(headers: &HeaderMap, cookie_name: &str) -> Result<Option<Credential>, Malformed> {
     for source in [Source::SessionTokenHeader, Source::Cookie, Source::Bearer] {
         let values = match source {
@@ -63,17 +63,17 @@ pub fn from_headers(headers: &HeaderMap, cookie_name: &str) -> Result<Option<Cre
     Ok(None)
 }
 
-/// `event` joins the values of a header, so there is one at most.
+/// `event` joins the values of a header, so there is at most one.
 fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
     headers.get(name).map_or(b"", |value| value.as_bytes())
 }
 
-/// A repeated header arrives joined by commas, and no token holds one.
+/// The values of a repeated header arrive joined by commas, and no token holds a comma.
 fn list(value: &[u8]) -> Vec<&[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).collect()
 }
 
-/// The values of all cookies of the name. Names are case-sensitive and values taken as they are (RFC 6265, section 5.4).
+/// The values of all cookies of this name. Names are case-sensitive, and values are not decoded (RFC 6265, section 5.4).
 fn cookies<'a>(value: &'a [u8], name: &str) -> Vec<&'a [u8]> {
     value
         .split(|byte| *byte == b';')
@@ -84,8 +84,7 @@ fn cookies<'a>(value: &'a [u8], name: &str) -> Vec<&'a [u8]> {
         .collect()
 }
 
-/// The tokens of a header that begins with the scheme, each with or without the scheme repeated. Other schemes are not
-/// for this function.
+/// The tokens of an `Authorization` header with the scheme `Bearer`, which each of them may repeat. Other schemes are ignored.
 fn bearer(value: &[u8]) -> Vec<&[u8]> {
     let mut values = list(value).into_iter();
     match values.next().and_then(after_scheme) {

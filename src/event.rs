@@ -1,10 +1,11 @@
-//! Gateway event -> what this function reads of it. Knows the four gateways' JSON and nothing of its meaning.
+//! The event of a gateway, reduced to what this function reads. Knows the JSON of the four gateways, and nothing of its
+//! meaning.
 //!
-//! `lambda_http` turns events into requests and answers back into each gateway's format, but it trusts its input: of
-//! repeated headers in a REST event it keeps the last, a control character in one header fails the whole event, and a
-//! strange host, path, body or scheme makes it panic (1.3.2). So an event is cut down here to the few values the
-//! function reads, made harmless, before `lambda_http` sees it. Nothing of a credential is ever dropped on the way:
-//! a second value or a forbidden character must still be there when `credentials` looks for it.
+//! `lambda_http` turns events into requests, and answers into the format of the gateway. But it trusts its input (1.3.2):
+//! of repeated headers in a REST event it keeps only the last, a control character in one header fails the whole event, and
+//! an invalid host, path, body or scheme makes it panic. So the event is reduced here to the few values that the function
+//! reads, each of them made safe, before `lambda_http` gets it. No part of a credential is dropped: `credentials` must see a
+//! second value or an invalid character to reject it.
 
 use lambda_http::aws_lambda_events::{
     alb::AlbTargetGroupRequest,
@@ -21,11 +22,11 @@ pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token
 /// `Sec-Fetch-Site`.
 pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The headers this function reads; no other leaves this module.
+/// The headers that this function reads. No other header leaves this module.
 const HEADERS: [HeaderName; 6] =
     [X_SESSION_TOKEN, header::COOKIE, header::AUTHORIZATION, header::ORIGIN, SEC_FETCH_SITE, header::HOST];
 
-/// Longer than any gateway lets a request line be; a path above it is no route.
+/// Longer than the request line that any gateway accepts. A longer path is not the route.
 const MAX_PATH_LENGTH: usize = 16 * 1024;
 
 /// A domain name, a colon and a port.
@@ -85,7 +86,7 @@ impl<'de> Deserialize<'de> for Event {
     }
 }
 
-/// What is no method at all is some method that the function does not serve.
+/// An invalid method becomes `TRACE`, which is not served.
 fn parse_method(method: &str) -> Method {
     Method::from_bytes(method.as_bytes()).unwrap_or(Method::TRACE)
 }
@@ -94,7 +95,7 @@ fn text<'a>(payload: &'a Value, pointer: &str) -> Option<&'a str> {
     payload.pointer(pointer)?.as_str()
 }
 
-/// `lambda_http` builds a URL of the path and unwraps the result, which cannot fail for a path that begins with `/`.
+/// `lambda_http` builds a URL of the path and unwraps the result. That cannot fail if the path begins with `/`.
 fn path(path: Option<&str>) -> String {
     match path {
         Some(path) if path.starts_with('/') && path.len() <= MAX_PATH_LENGTH => path.to_owned(),
@@ -102,8 +103,8 @@ fn path(path: Option<&str>) -> String {
     }
 }
 
-/// The headers of [`HEADERS`], each with all its values joined as an HTTP API joins them, so that one request looks the
-/// same behind every gateway. `None` only if a value cannot be a header value, which [`harmless`] excludes.
+/// The headers of [`HEADERS`]. The values of each are joined as an HTTP API joins them, so that a request is the same behind
+/// every gateway. `None` if a value cannot be a header value, which [`harmless`] excludes.
 fn headers(payload: &Value) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(HEADERS.len());
     for name in HEADERS {
@@ -118,7 +119,7 @@ fn headers(payload: &Value) -> Option<HeaderMap> {
                 values.extend(text(payload, "/requestContext/domainName"));
             }
             values.retain(|host| is_host(host));
-            // Two hosts are no one's own host.
+            // With two hosts, no origin is the request's own.
             if values.len() > 1 {
                 values.clear();
             }
@@ -130,8 +131,7 @@ fn headers(payload: &Value) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// All different values of a header. REST APIs and load balancers give headers once in `headers`, once in
-/// `multiValueHeaders`, or both.
+/// All different values of a header. REST APIs and load balancers put headers into `headers`, `multiValueHeaders` or both.
 fn header_values<'a>(payload: &'a Value, name: &HeaderName) -> Vec<&'a str> {
     let mut values = Vec::new();
     for field in ["headers", "multiValueHeaders"] {
@@ -148,18 +148,18 @@ fn header_values<'a>(payload: &'a Value, name: &HeaderName) -> Vec<&'a str> {
     values
 }
 
-/// The string, or the strings of the array, that a value is.
+/// The strings in a value that is a string or an array.
 fn strings(value: &Value) -> impl Iterator<Item = &str> {
     value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter().filter_map(Value::as_str)
 }
 
-/// No header can hold a control character. Dropping one could turn what is not a token into one, so each becomes a
-/// character that no token holds either.
+/// A header cannot hold control characters. To drop them could turn an invalid token into a valid one, so each is replaced by
+/// a character that no token holds.
 fn harmless(value: &str) -> String {
     value.chars().map(|char| if char.is_ascii_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
-/// `lambda_http` builds a URL of the host too. One that cannot be a host is no one's own host, so it is left out.
+/// Whether `lambda_http` can build a URL of the host. An invalid host is left out: no origin is equal to it.
 fn is_host(host: &str) -> bool {
     host.len() <= MAX_HOST_LENGTH
         && host

@@ -1,4 +1,4 @@
-//! The use case, top-down: route, authenticate, revoke the others, answer.
+//! The use case: route the request, authenticate the caller, revoke the other sessions, answer.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,18 +8,20 @@ use lambda_http::http::{HeaderMap, Method};
 use lambda_http::tower::ServiceBuilder;
 use lambda_http::{Adapter, Body, Context, LambdaEvent, Request, RequestExt, Response, Service, service_fn};
 use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
 
-use crate::budget::Budget;
+use crate::budget::{ATTEMPTS, Budget};
 use crate::config::Config;
 use crate::credentials::{self, Source};
 use crate::event::Event;
+use crate::failure::StoreError;
 use crate::record::Record;
 use crate::response::{Answer, Error, respond};
 use crate::revocation::revoke_others;
-use crate::session::{Clock, Revocation, Session, since_epoch};
-use crate::store::{Inactive, Store};
+use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, since_epoch};
+use crate::store::Store;
 
-/// The function: its configuration and its store, made once a cold start.
+/// The function: everything that one start makes for all its invocations.
 #[derive(Debug)]
 pub struct Handler {
     config: Config,
@@ -34,7 +36,7 @@ impl Handler {
         Self { config, store, clock }
     }
 
-    /// The function as the Lambda runtime runs it: events in, each gateway's own kind of answer out.
+    /// The function as the Lambda runtime runs it: a gateway's event in, an answer in the format of that gateway out.
     #[must_use]
     pub fn into_service(self) -> impl Service<LambdaEvent<Event>, Response = impl Serialize, Error = Infallible> {
         let handler = Arc::new(self);
@@ -47,7 +49,7 @@ impl Handler {
             .service(adapter)
     }
 
-    /// Answers a request. There is no error that is not an answer.
+    /// Answers a request. Every error becomes an HTTP response.
     async fn handle(&self, request: Request) -> Response<Body> {
         let mut record = Record::of(&request);
         let outcome = self.serve(&request, &mut record).await;
@@ -64,10 +66,8 @@ impl Handler {
         match *request.method() {
             Method::DELETE => {
                 let deadline = request.lambda_context_ref().map_or(UNIX_EPOCH, Context::deadline);
-                let budget = Budget::until(deadline, (self.clock)());
-                let outcome = self.disable_my_other_sessions(request.headers(), &budget, record).await;
-                record.retries = budget.retries();
-                outcome.map(Answer::Revoked)
+                let budget = Budget::until(deadline, (self.clock)(), Instant::now());
+                self.disable_my_other_sessions(request.headers(), budget, record).await.map(Answer::Revoked)
             }
             Method::OPTIONS => Ok(Answer::Preflight),
             _ => Err(Error::MethodNotAllowed),
@@ -77,40 +77,50 @@ impl Handler {
     async fn disable_my_other_sessions(
         &self,
         headers: &HeaderMap,
-        budget: &Budget,
+        mut budget: Budget,
         record: &mut Record,
     ) -> Result<u64, Error> {
-        let caller = self.authenticate(headers, budget).await?;
-        record.authenticated(&caller);
-        if self.config.max_authentication_age.is_some_and(|age| !caller.is_authenticated_within(age, (self.clock)())) {
-            return Err(Error::SessionRefreshRequired);
-        }
-        let revocation = Revocation {
-            at: since_epoch((self.clock)()).as_secs(),
-            by: caller.session_id.clone(),
-            id: record.request_id.clone(),
-        };
-        let progress = &record.progress;
-        match revoke_others(&self.store, &caller, &revocation, budget, progress).await {
-            Ok(()) => Ok(progress.revoked.get()),
-            Err(cause) => {
-                let began = progress.batches.get() > 0;
-                Err(Error::Store { cause, revoked: began.then(|| progress.revoked.get()) })
-            }
-        }
-    }
-
-    async fn authenticate(&self, headers: &HeaderMap, budget: &Budget) -> Result<Session, Error> {
         let credential = credentials::from_headers(headers, &self.config.cookie_name)?.ok_or(Inactive::NoCredential)?;
         match credential.source {
             Source::Cookie => self.config.allowed_origins.check_cookie_use(headers)?,
             Source::SessionTokenHeader | Source::Bearer => {}
         }
-        let session = self
-            .store
-            .authenticate(credential.token.hash(), self.clock, budget)
-            .await
-            .map_err(|cause| Error::Store { cause, revoked: None })?;
-        Ok(session?)
+        let caller = self.authenticate(&credential.token.hash(), &mut budget, record).await;
+        let caller = caller.map_err(|cause| Error::Store { cause, revoked: None })??;
+        record.authenticated(&caller);
+        if self.config.max_authentication_age.is_some_and(|age| !caller.is_authenticated_within(age, (self.clock)())) {
+            return Err(Error::SessionRefreshRequired);
+        }
+        let at = since_epoch((self.clock)()).as_secs();
+        let revocation = Revocation { at, by: caller.session_id.clone(), id: record.lambda.request_id.clone() };
+        let outcome = revoke_others(&self.store, &caller, &revocation, budget).await;
+        record.revoked(&outcome);
+        let revoked = outcome.began.then_some(outcome.count);
+        outcome.result.map(|()| outcome.count).map_err(|cause| Error::Store { cause, revoked })
+    }
+
+    /// The session of the caller, read again after errors that may pass.
+    async fn authenticate(
+        &self,
+        token_hash: &TokenHash,
+        budget: &mut Budget,
+        record: &mut Record,
+    ) -> Result<Result<Session, Inactive>, StoreError> {
+        let mut made = 0;
+        loop {
+            let begin = Instant::now();
+            let timeout = budget.read_timeout(made, begin).ok_or(StoreError::OutOfTime)?;
+            match self.store.authenticate(token_hash, self.clock, timeout).await {
+                Err(error) if error.is_retryable() && made + 1 < ATTEMPTS => {
+                    made += 1;
+                    sleep_until(budget.retry_at(&error, made, Instant::now(), fastrand::f64())).await;
+                    record.retries += 1;
+                }
+                result => {
+                    budget.answered_after(begin.elapsed());
+                    return result;
+                }
+            }
+        }
     }
 }

@@ -29,7 +29,7 @@ async fn run() -> Result<(), Error> {
         return Err("AWS_REGION is not set: it must name the region of the table".into());
     }
     let store = Store::new(Connections::new(sdk_config, client::http_client), config.table.clone());
-    // Now, because Lambda gives a start more CPU than a call, and bills both.
+    // During the start, Lambda gives more CPU than during a call.
     store.connect().await;
     lambda_runtime::run(Handler::new(config, store, SystemTime::now).into_service()).await
 }

@@ -1,4 +1,4 @@
-//! Which web pages may call: the allowed origins, the CORS headers that name them, and the CSRF rule for cookies.
+//! Which web pages may call: the allowed origins, the CORS headers for them, and the CSRF rule for cookies.
 
 use lambda_http::http::{HeaderMap, HeaderValue, header};
 use url::Url;
@@ -16,11 +16,11 @@ pub struct AllowedOrigins(Vec<String>);
 )]
 pub struct NotAnOrigin(String);
 
-/// The browser says that the page is not allowed to use the user's cookie.
+/// The request comes from a web page that may not use the user's cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CsrfViolation {
     /// `Origin` is neither allowed nor the host that is called.
-    #[error("Origin is not an allowed one")]
+    #[error("Origin is not allowed")]
     Origin,
     /// `Sec-Fetch-Site` names another site, and no allowed `Origin` comes with it.
     #[error("Sec-Fetch-Site names another site")]
@@ -48,11 +48,11 @@ impl AllowedOrigins {
         self.0.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()).then_some(origin)
     }
 
-    /// The CORS headers of an answer to this request. `Vary` is there for every origin, or a cache could hand the answer
-    /// to one origin to another.
+    /// The CORS headers of an answer to this request. `Vary` is always there: without it, a cache could give the answer for one
+    /// origin to a page of another.
     #[must_use]
     pub fn cors_headers(&self, request: &HeaderMap) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(5);
+        let mut headers = HeaderMap::with_capacity(7);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = self.allowed(request) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -60,15 +60,17 @@ impl AllowedOrigins {
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("DELETE"));
             let allowed = HeaderValue::from_static("X-Session-Token, Authorization, Content-Type");
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After"));
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
         }
         headers
     }
 
-    /// Whether a request may use the cookie it carries. `Sec-Fetch-Site` is believed against a request, never for it:
-    /// clients that are no browsers send it too, or nothing at all.
+    /// Whether a request may use the cookie it carries. `Sec-Fetch-Site` can only reject a request, never authorize one: clients
+    /// other than browsers send it too, or nothing at all.
     ///
     /// # Errors
-    /// [`CsrfViolation`] if the browser says that another site or an origin not allowed made the request.
+    /// [`CsrfViolation`] if the browser says that a page of another site, or of an origin that is not allowed, made the request.
     pub fn check_cookie_use(&self, request: &HeaderMap) -> Result<(), CsrfViolation> {
         if self.allowed(request).is_some() {
             return Ok(());
@@ -83,7 +85,7 @@ impl AllowedOrigins {
     }
 }
 
-/// A URL's host may hold a `*`; here it would be a wildcard that silently matches nothing.
+/// The host of a URL may contain `*`. Here it would look like a wildcard and match nothing.
 fn is_origin(entry: &str) -> bool {
     !entry.contains('*')
         && Url::parse(entry)
@@ -94,7 +96,7 @@ fn non_empty<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'
     headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty())
 }
 
-/// Whether an origin is the host that the request is for. Ports count; a default one may be spelt out in `Host`.
+/// Whether an origin is the host that the request is for, port included. `Host` may name the default port.
 fn is_own_host(origin: &[u8], request: &HeaderMap) -> bool {
     let Some(host) = request.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
     let Ok(origin) = std::str::from_utf8(origin) else { return false };

@@ -1,43 +1,49 @@
-//! What is written down about a request: one line each, whatever its outcome, for people and for metrics alike.
+//! The record of a request: one line in the log, whatever the outcome, which is also the record of its metrics.
 //!
-//! The line never holds a credential, a token hash or item data other than the public id of the caller's session.
+//! The line holds no credential, no token hash and no item data but the public id of the caller's session.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lambda_http::http::StatusCode;
 use lambda_http::request::RequestContext;
 use lambda_http::tracing::{error, info};
 use lambda_http::{Context, Request, RequestExt};
+use serde_json::{Value, json};
 
 use crate::response::{Answer, Error};
-use crate::revocation::Progress;
-use crate::session::Session;
+use crate::schedule::{Outcome, Statistics};
+use crate::session::{Session, since_epoch};
 
-/// A request from its beginning to its line in the log.
+/// The target of the line. The log adds [`metrics`] to lines with this target, and to no others.
+pub const TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::request");
+
+/// What is recorded of a request.
 #[derive(Debug)]
 pub struct Record {
-    /// The gateway's id of the request, else Lambda's: load balancers give none.
+    /// The gateway's id of the request; Lambda's id of the invocation where there is none, as with load balancers.
     pub request_id: String,
-    /// What revoking has done so far.
-    pub progress: Progress,
-    /// Requests to DynamoDB that were tried again.
+    /// Reads of the caller's session that were sent again.
     pub retries: u64,
-    lambda: Context,
+    revoked: u64,
+    statistics: Statistics,
+    /// Lambda's context of the invocation.
+    pub lambda: Context,
     cold_start: bool,
     begin: Instant,
     caller: Option<Caller>,
 }
 
-/// Who was let in, and when.
+/// The authenticated caller.
 #[derive(Debug)]
 struct Caller {
     session_id: String,
+    /// Time from the beginning of the request to the end of authentication.
     after: Duration,
 }
 
 impl Record {
-    /// The record of a request that has just come.
+    /// The record of a request that has just arrived.
     #[must_use]
     pub fn of(request: &Request) -> Self {
         static WARM: AtomicBool = AtomicBool::new(false);
@@ -49,8 +55,9 @@ impl Record {
         };
         Self {
             request_id: gateway.unwrap_or_else(|| lambda.request_id.clone()),
-            progress: Progress::default(),
             retries: 0,
+            revoked: 0,
+            statistics: Statistics::default(),
             lambda,
             cold_start: !WARM.swap(true, Ordering::Relaxed),
             begin: Instant::now(),
@@ -58,12 +65,17 @@ impl Record {
         }
     }
 
-    /// The caller is known.
+    /// Records the authenticated caller.
     pub fn authenticated(&mut self, session: &Session) {
         self.caller = Some(Caller { session_id: session.session_id.clone(), after: self.begin.elapsed() });
     }
 
-    /// Writes the line. Names in capitals are metrics and their dimensions: see `logging`.
+    /// Records what revoking has done.
+    pub fn revoked(&mut self, outcome: &Outcome) {
+        (self.revoked, self.statistics) = (outcome.count, outcome.statistics);
+    }
+
+    /// Writes the line. Names that begin with a capital are metrics and their dimensions: see [`metrics`].
     pub fn write(&self, outcome: &Result<Answer, Error>, status: StatusCode) {
         let duration = self.begin.elapsed();
         let (name, error) = match outcome {
@@ -75,12 +87,13 @@ impl Record {
         macro_rules! line {
             ($level:ident, $message:literal) => {
                 $level!(
+                    target: TARGET,
                     FunctionName = self.lambda.env_config.function_name,
                     Outcome = name,
                     Requests = 1,
-                    SessionsRevoked = self.progress.revoked.get(),
+                    SessionsRevoked = self.revoked,
                     Duration = millis(duration),
-                    DynamoDBRetries = self.retries,
+                    DynamoDBRetries = self.retries + self.statistics.retries,
                     status = status.as_u16(),
                     request = self.request_id,
                     lambda_request = self.lambda.request_id,
@@ -90,10 +103,10 @@ impl Record {
                     session = caller.map(|caller| &caller.session_id),
                     authenticate_ms = caller.map(|caller| millis(caller.after)),
                     revoke_ms = caller.map(|caller| millis(duration - caller.after)),
-                    passes = caller.map(|_| self.progress.passes.get()),
-                    pages = caller.map(|_| self.progress.pages.get()),
-                    seen = caller.map(|_| self.progress.seen.get()),
-                    batches = caller.map(|_| self.progress.batches.get()),
+                    passes = caller.map(|_| self.statistics.passes),
+                    pages = caller.map(|_| self.statistics.pages),
+                    seen = caller.map(|_| self.statistics.seen),
+                    batches = caller.map(|_| self.statistics.batches),
                     $message
                 )
             };
@@ -109,4 +122,33 @@ impl Record {
 /// Milliseconds, to the microsecond.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Declares which fields of the line are metrics, in CloudWatch's embedded metric format: no request to CloudWatch is needed.
+/// Each further dimension multiplies the number of metrics that are paid for.
+///
+/// Source: "Embedded metric format specification" in the Amazon CloudWatch User Guide. The kept library for the format
+/// (`metrique`) would add ninety crates for this one object.
+#[must_use]
+pub fn metrics(now: SystemTime) -> Value {
+    let namespace = env!("CARGO_PKG_NAME");
+    json!({
+        "Timestamp": u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX),
+        "CloudWatchMetrics": [
+            {
+                "Namespace": namespace,
+                "Dimensions": [["FunctionName"], ["FunctionName", "Outcome"]],
+                "Metrics": [{"Name": "Requests", "Unit": "Count"}],
+            },
+            {
+                "Namespace": namespace,
+                "Dimensions": [["FunctionName"]],
+                "Metrics": [
+                    {"Name": "SessionsRevoked", "Unit": "Count"},
+                    {"Name": "Duration", "Unit": "Milliseconds"},
+                    {"Name": "DynamoDBRetries", "Unit": "Count"},
+                ],
+            },
+        ],
+    })
 }

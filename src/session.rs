@@ -1,15 +1,16 @@
-//! Tokens, sessions and their ids: the words of the domain. No I/O, and nothing here knows HTTP or DynamoDB.
+//! Tokens, sessions and their ids. No I/O and no clock. Knows neither HTTP nor DynamoDB.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-/// A session token as its holder sends it. It is a password in all but name: there is no way to print it, and
-/// [`Token::hash`] is the only way to use it.
+/// A session token as a client sends it. It is as secret as a password: it cannot be printed, and [`Token::hash`] is the only
+/// way to use it.
 pub struct Token(String);
 
-/// The value is no RFC 7235 `token68` of 1 to [`Token::MAX_LENGTH`] characters.
+/// The value is not an RFC 7235 `token68` of 1 to [`Token::MAX_LENGTH`] characters.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a token68 of 1 to {} characters", Token::MAX_LENGTH)]
 pub struct NotAToken;
@@ -40,7 +41,7 @@ impl Token {
     /// The key under which the table keeps the session of this token.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
-        TokenHash(hex::encode(Sha256::digest(&self.0)))
+        TokenHash(hex::encode(Sha256::digest(&self.0)).into())
     }
 }
 
@@ -50,16 +51,17 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Lower-case hexadecimal SHA-256 of a token, and the table's key. Kept out of logs like the token itself: whoever reads
-/// it there could look a session up.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenHash(String);
+/// Lower-case hexadecimal SHA-256 of a token: the table's key. It cannot be printed: a reader of the log could find the session
+/// by it.
+/// Shared, not copied: a call holds each hash in several places.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenHash(Arc<str>);
 
 impl TokenHash {
     /// A hash as the table holds it.
     #[must_use]
-    pub fn from_table(value: String) -> Self {
-        Self(value)
+    pub fn from_table(value: &str) -> Self {
+        Self(value.into())
     }
 
     /// The hash as the table holds it.
@@ -75,25 +77,44 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// The caller: an active session that has been proven by its token.
+/// The caller: an active session, authenticated by its token.
 #[derive(Debug)]
 pub struct Session {
-    /// The session's key, which no write of this function may name.
+    /// The session's key. No write of this function may name it.
     pub token_hash: TokenHash,
     /// Public id of the session; safe to log.
     pub session_id: String,
     /// Owner of the session.
     pub user_id: UserId,
-    /// When the user has last proven who they are, in epoch seconds; `None` if the session does not tell.
+    /// When the user signed in, in epoch seconds; `None` if the item has no usable `authenticated_at`.
     pub authenticated_at: Option<f64>,
 }
 
-/// How far ahead the clock may be that has written a time.
+/// Why a request is not made by an active session. The client gets the same answer for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Inactive {
+    /// The request carries no credential.
+    #[error("no credential")]
+    NoCredential,
+    /// No session has this token.
+    #[error("unknown token")]
+    Unknown,
+    /// The session's `status` is not exactly `active`.
+    #[error("status is not active")]
+    NotActive,
+    /// The session's `expires_at` is not in the future.
+    #[error("expired")]
+    Expired,
+    /// The session's `expires_at` is missing, or is not a number.
+    #[error("expires_at is missing or not of type N (epoch seconds)")]
+    UnusableExpiry,
+}
+
+/// How far in the future a stored time may be: the clock of the machine that wrote it may be ahead.
 const CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 impl Session {
-    /// Whether the user has proven who they are no longer ago than that. A time in the future proves nothing: it may be in
-    /// milliseconds.
+    /// Whether the user signed in at most `age` ago. A time in the future proves nothing: it may be in milliseconds.
     #[must_use]
     pub fn is_authenticated_within(&self, age: Duration, now: SystemTime) -> bool {
         let now = since_epoch(now);
@@ -111,7 +132,7 @@ pub fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Owner of sessions. Item data, hence not printable.
+/// The owner of sessions. It is item data, so it cannot be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UserId(pub String);
 
@@ -121,14 +142,14 @@ impl fmt::Debug for UserId {
     }
 }
 
-/// What is written into each session that this call revokes, so that every change can be traced to its call.
+/// What is written into each session that this call revokes. It traces the change to its call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// When, in epoch seconds.
     pub at: u64,
     /// The caller's session id.
     pub by: String,
-    /// The id of the request.
+    /// Lambda's id of the invocation. A client can choose the gateway's id of the request, so that one proves nothing.
     pub id: String,
 }
 
@@ -137,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token68_is_a_token() {
+    fn token68_is_accepted_as_a_token() {
         for value in
             ["MP2YWEMeM8MxjkGKpH4dqOQ4Q4DlSPaj", "ory_st_x", "a", "a._~+/-9Z", "abc=", "abc==", &"a".repeat(4096)]
         {
@@ -146,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_not() {
+    fn what_is_not_token68_is_rejected() {
         for value in ["", "=", "==", "a b", "a,b", "a=b", "=a", "\"a\"", "a\n", "a;b", "ü", "a%20", &"a".repeat(4097)]
         {
             assert_eq!(Token::parse(value.as_bytes()).err(), Some(NotAToken), "{value}");
@@ -162,15 +183,15 @@ mod tests {
     }
 
     fn session(authenticated_at: Option<f64>) -> Session {
-        let token_hash = TokenHash::from_table("canary".to_owned());
+        let token_hash = TokenHash::from_table("canary");
         let user_id = UserId("canary".to_owned());
         Session { token_hash, session_id: "public".to_owned(), user_id, authenticated_at }
     }
 
     #[test]
-    fn a_session_is_fresh_for_so_long_and_never_from_the_future() {
+    fn a_sign_in_is_recent_for_its_age_and_never_from_the_future() {
         let age = Duration::from_mins(15);
-        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let now = UNIX_EPOCH + Duration::from_hours(500_000);
         let at = |seconds_ago: f64| session(Some(1.8e9 - seconds_ago)).is_authenticated_within(age, now);
         assert!(at(0.0) && at(899.0) && at(-30.0));
         assert!(!at(901.0) && !at(1e9) && !at(-120.0) && !at(-1e12));

@@ -1,30 +1,35 @@
-//! The sessions table: every attribute name, expression and statement, and what each error of DynamoDB means. Reads are
-//! tried again here; a write is one attempt, because whoever tries it again must know what became of the first.
+//! The sessions table: every attribute name, expression and statement. Each operation is one request; whoever sends it again
+//! must know what became of the first.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
-use std::time::Duration;
+use std::pin::pin;
+use std::time::SystemTime;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::RequestId;
 use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementInput;
+use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemInput;
 use aws_sdk_dynamodb::operation::get_item::GetItemInput;
 use aws_sdk_dynamodb::operation::query::QueryInput;
-use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse};
-use lambda_http::tracing::debug;
-use tokio::time::{Instant, timeout};
+use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, KeysAndAttributes};
+use futures_util::future::{Either, select, select_ok};
+use lambda_http::tracing::warn;
+use tokio::select;
+use tokio::time::Instant;
 
-use crate::budget::{Attempts, Budget, CONNECT_TIMEOUT};
+use crate::budget::{CONNECT_TIMEOUT, HEDGE_AFTER, Timeout};
 use crate::client::Connections;
 use crate::config::Table;
-use crate::session::{Clock, Revocation, Session, TokenHash, UserId, since_epoch};
+use crate::failure::{StatementOutcome, StoreError, classify, judge};
+use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, UserId, since_epoch};
 
-/// Most statements that `BatchExecuteStatement` takes.
+/// Most statements that `BatchExecuteStatement` accepts.
 pub const BATCH_SIZE: usize = 25;
 
-/// Index entries read at once: 80 full batches, and some 200 kB. A page as large as DynamoDB gives (1 MB) would cost
-/// several megabytes of memory and save little, since the next page is fetched while this one is worked on.
+/// Index entries that a page may hold: 80 full batches, some 200 kB. The largest page that DynamoDB gives (1 MB) would cost
+/// several megabytes of memory and save little, since the next page is read while this one is worked on.
 const PAGE_SIZE: i32 = 2_000;
 
 /// An item of the table, or of the index.
@@ -38,137 +43,39 @@ pub struct Store {
     revoke_statement: String,
 }
 
-/// Why a token is not worth anything. The client is not told which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Inactive {
-    /// The request carries no credential.
-    #[error("no credential")]
-    NoCredential,
-    /// No session has this token.
-    #[error("unknown token")]
-    Unknown,
-    /// The session's `status` is not exactly `active`.
-    #[error("status is not active")]
-    NotActive,
-    /// The session's `expires_at` is in the past, or not a number.
-    #[error("expired")]
-    Expired,
-}
-
-/// What became of one conditional update.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StatementOutcome {
-    /// The session was not revoked before and is now.
-    Changed,
-    /// There was nothing to change: it is revoked, gone, or of another user.
-    Unchanged,
-    /// Nothing was changed, because there was too much to do: DynamoDB's code of the error.
-    Throttled(String),
-    /// Nothing was changed this time; another attempt may: DynamoDB's code of the error.
-    TryAgain(String),
-    /// It may have been changed or not.
-    PerhapsChanged,
-    /// It cannot be changed, however often one tries: DynamoDB's code of the error.
-    Refused(String),
-}
-
-/// What a strongly consistent look at a session shows.
+/// What a strongly consistent read shows of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Still to be revoked.
+    /// It belongs to the user and is not revoked.
     Live,
-    /// Revoked by this very call.
+    /// This very call has revoked it.
     RevokedByThis,
-    /// Revoked by someone else, gone, or of another user.
+    /// There is nothing to revoke: it is revoked by someone else, gone, or of another user.
     NothingToRevoke,
-}
-
-/// What may have become of a write that has failed. In the order of what it takes to find out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    /// It was not carried out.
-    NotApplied,
-    /// It was carried out or not; DynamoDB did something, but has not told what.
-    PerhapsApplied,
-    /// It was met with silence: carried out, not carried out, or yet to be carried out.
-    PerhapsYetToCome,
 }
 
 /// One page of a user's sessions as the index shows them.
 #[derive(Debug)]
 pub struct Page {
-    /// Sessions not shown as revoked.
+    /// Sessions that are not shown as revoked.
     pub token_hashes: Vec<TokenHash>,
-    /// Where the next page begins.
+    /// Index entries that DynamoDB has read for this page, revoked ones included.
+    pub scanned: u64,
+    /// Where the next page begins; `None` after the last page.
     pub next: Option<Cursor>,
 }
 
-/// Place between two pages.
+/// A position between two pages.
 #[derive(Clone)]
 pub struct Cursor(Item);
-
-/// The store did not do what it was asked to.
-///
-/// The SDK's own error is not kept: it holds the raw answer, and its texts quote what was sent. The code, the operation
-/// and AWS's request id are enough to act on.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Trying again may help.
-    #[error("{operation} failed: {cause}")]
-    Unavailable {
-        /// The DynamoDB operation.
-        operation: &'static str,
-        /// What went wrong, free of request and item data.
-        cause: String,
-        /// What that means for a write.
-        fate: Fate,
-    },
-    /// Trying again will not help.
-    #[error("{operation} was refused: {cause}")]
-    Refused {
-        /// The DynamoDB operation.
-        operation: &'static str,
-        /// What went wrong, free of request and item data.
-        cause: String,
-    },
-    /// DynamoDB answers, but not for some sessions; trying again may help.
-    #[error("BatchExecuteStatement failed a statement: {0}")]
-    StatementFailed(String),
-    /// DynamoDB answers, but some sessions cannot be revoked.
-    #[error("BatchExecuteStatement refused a statement: {0}")]
-    StatementRefused(String),
-    /// An item of the table or the index lacks what every session has.
-    #[error("an item has no usable {0}")]
-    BadItem(&'static str),
-    /// The invocation's time is used up.
-    #[error("no time left")]
-    OutOfTime,
-}
-
-impl StoreError {
-    /// Whether calling again may help.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Unavailable { .. } | Self::StatementFailed(_) | Self::OutOfTime => true,
-            Self::Refused { .. } | Self::StatementRefused(_) | Self::BadItem(_) => false,
-        }
-    }
-
-    /// What may have become of a write that ended so.
-    #[must_use]
-    pub fn fate(&self) -> Fate {
-        if let Self::Unavailable { fate, .. } = self { *fate } else { Fate::NotApplied }
-    }
-}
 
 impl Store {
     /// A store in this table.
     #[must_use]
     pub fn new(connections: Connections, table: Table) -> Self {
-        // The owner condition keeps a stale index entry from revoking a session that meanwhile is someone else's. The
-        // status condition makes the answer tell who changed the session, and the statement safe to repeat; it holds for
-        // a missing status too. Neither creates an item, as UpdateItem would for one that TTL has just deleted.
+        // The condition on the owner protects a session that has been moved to another user meanwhile. The condition on the
+        // status makes the answer say who changed the session; it holds for a missing status too. Unlike UpdateItem, the
+        // statement does not create an item that TTL has just deleted.
         let revoke_statement = format!(
             r#"UPDATE "{}" SET "status"='revoked' SET "revoked_at"=? SET "revoked_by"=? SET "revocation_id"=? WHERE "token_hash"=? AND "user_id"=? AND "status"<>'revoked'"#,
             table.name
@@ -176,30 +83,36 @@ impl Store {
         Self { connections, table, revoke_statement }
     }
 
-    /// Opens a connection to DynamoDB, so that the first call finds it open. Any answer will do, and none does no harm: what
-    /// is wrong, if anything, the first call will tell.
+    /// Opens two connections to DynamoDB, so that the first call finds them open: it writes, and reads the index again, at the
+    /// same time. A failure is logged, and not returned: the first call reports it to its client.
     pub async fn connect(&self) {
+        let (first, second) = tokio::join!(self.open_connection(), self.open_connection());
+        if let Err(error) = first.and(second) {
+            warn!("DynamoDB cannot be used: {error}");
+        }
+    }
+
+    async fn open_connection(&self) -> Result<(), StoreError> {
         let request = GetItemInput::builder()
             .table_name(&self.table.name)
             // No token has this hash.
             .key("token_hash", string("none"))
             .projection_expression("token_hash");
+        let timeout = Timeout { patience: CONNECT_TIMEOUT, end: Instant::now() + CONNECT_TIMEOUT };
         let send = |client: Client| async move { request.send_with(&client).await };
-        if let Err(error) = self.attempt("GetItem", CONNECT_TIMEOUT, send).await {
-            debug!("no connection in advance: {error}");
-        }
+        self.request("GetItem", timeout, send).await.map(drop)
     }
 
-    /// The session of a token, if it is active now. Strongly consistent, so that a session that was revoked a moment ago
-    /// cannot revoke others.
+    /// The session of a token, if it is active at the time of `clock` after the read. Strongly consistent, so that a session
+    /// that was revoked a moment ago cannot revoke others.
     ///
     /// # Errors
     /// [`StoreError`], also for an active session without `user_id` or `session_id`.
     pub async fn authenticate(
         &self,
-        token_hash: TokenHash,
+        token_hash: &TokenHash,
         clock: Clock,
-        budget: &Budget,
+        timeout: Timeout,
     ) -> Result<Result<Session, Inactive>, StoreError> {
         let request = GetItemInput::builder()
             .table_name(&self.table.name)
@@ -207,22 +120,18 @@ impl Store {
             .consistent_read(true)
             .projection_expression("session_id, user_id, #status, expires_at, authenticated_at")
             .expression_attribute_names("#status", "status");
-        let send = move |client: Client| {
+        let send = |client: Client| {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("GetItem", Attempts::read(budget), send).await?;
+        let output = self.read("GetItem", timeout, send).await?;
         let Some(item) = output.item else { return Ok(Err(Inactive::Unknown)) };
-        if text(&item, "status") != Some("active") {
-            return Ok(Err(Inactive::NotActive));
-        }
-        // The whole second that has begun is the past.
-        if moment(&item, "expires_at").is_none_or(|expires_at| expires_at <= since_epoch(clock()).as_secs_f64()) {
-            return Ok(Err(Inactive::Expired));
+        if let Err(inactive) = check_active(&item, clock()) {
+            return Ok(Err(inactive));
         }
         let required = |name| text(&item, name).filter(|value| !value.is_empty()).ok_or(StoreError::BadItem(name));
         Ok(Ok(Session {
-            token_hash,
+            token_hash: token_hash.clone(),
             session_id: required("session_id")?.to_owned(),
             user_id: UserId(required("user_id")?.to_owned()),
             authenticated_at: moment(&item, "authenticated_at"),
@@ -232,8 +141,8 @@ impl Store {
     /// A page of the user's sessions that the index does not show as revoked. What it shows may be out of date.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn page(&self, user: &UserId, from: Option<Cursor>, budget: &Budget) -> Result<Page, StoreError> {
+    /// [`StoreError`], also for an entry without a key: to skip it would be to leave its session signed in.
+    pub async fn page(&self, user: &UserId, from: Option<Cursor>, timeout: Timeout) -> Result<Page, StoreError> {
         let request = QueryInput::builder()
             .table_name(&self.table.name)
             .index_name(&self.table.index)
@@ -245,37 +154,32 @@ impl Store {
             .expression_attribute_values(":revoked", string("revoked"))
             .limit(PAGE_SIZE)
             .set_exclusive_start_key(from.map(|cursor| cursor.0));
-        let send = move |client: Client| {
+        let send = |client: Client| {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("Query", Attempts::read(budget), send).await?;
-        let token_hashes =
-            output.items.unwrap_or_default().into_iter().map(|mut item| match item.remove("token_hash") {
-                Some(AttributeValue::S(token_hash)) => Ok(TokenHash::from_table(token_hash)),
-                // To leave the entry out would be to leave its session in.
-                _ => Err(StoreError::BadItem("token_hash")),
-            });
+        let output = self.read("Query", timeout, send).await?;
         Ok(Page {
-            token_hashes: token_hashes.collect::<Result<_, _>>()?,
+            token_hashes: output.items.unwrap_or_default().into_iter().map(token_hash).collect::<Result<_, _>>()?,
+            scanned: output.scanned_count.try_into().unwrap_or_default(),
             next: output.last_evaluated_key.filter(|key| !key.is_empty()).map(Cursor),
         })
     }
 
-    /// Tries once, for no longer than `limit`, to revoke up to [`BATCH_SIZE`] sessions of the user: one outcome for each,
-    /// in their order.
+    /// Updates up to [`BATCH_SIZE`] sessions of the user to revoked, each on condition that it is not revoked yet: one outcome
+    /// for each, in their order.
     ///
-    /// It does not ask for the items that stand in the way (`ALL_OLD`): the service does not always send them, and a batch
-    /// of them may be as large as 10 MB. [`Store::state`] tells, at the price of a request.
+    /// The items that fail the condition are not asked for (`ALL_OLD`): the service does not always send them, and a batch of
+    /// them can be 10 MB. [`Store::states`] reads what matters.
     ///
     /// # Errors
-    /// [`StoreError`] if there is no answer for any of them.
+    /// [`StoreError`] if there is no outcome for any of them.
     pub async fn revoke(
         &self,
         user: &UserId,
         token_hashes: &[TokenHash],
         revocation: &Revocation,
-        limit: Duration,
+        timeout: Timeout,
     ) -> Result<Vec<StatementOutcome>, StoreError> {
         let statements = token_hashes.iter().map(|token_hash| {
             BatchStatementRequest::builder()
@@ -286,168 +190,143 @@ impl Store {
                 .parameters(string(token_hash.as_str()))
                 .parameters(string(&user.0))
                 .build()
-                .map_err(|_| StoreError::Refused {
-                    operation: "BatchExecuteStatement",
-                    cause: "the statement could not be built".to_owned(),
-                })
         });
-        let statements = statements.collect::<Result<Vec<_>, _>>()?;
-        let request = BatchExecuteStatementInput::builder().set_statements(Some(statements));
+        let statements = statements.collect::<Result<Vec<_>, _>>();
+        let request = BatchExecuteStatementInput::builder().set_statements(statements.ok());
         let send = |client: Client| async move { request.send_with(&client).await };
-        let output = self.attempt("BatchExecuteStatement", limit, send).await?;
+        let output = self.request("BatchExecuteStatement", timeout, send).await?;
         let mut responses = output.responses.unwrap_or_default().into_iter();
-        // A statement without an answer of its own is one whose answer was lost.
-        let judge = |response: BatchStatementResponse| judge(&response);
-        Ok(token_hashes.iter().map(|_| responses.next().map_or(StatementOutcome::PerhapsChanged, judge)).collect())
+        // The outcome of a statement without a response is unknown.
+        let outcome = |_| responses.next().map_or(StatementOutcome::Unreported, |response| judge(&response));
+        Ok(token_hashes.iter().map(outcome).collect())
     }
 
-    /// A strongly consistent look at one session of the user.
+    /// A strongly consistent read of up to [`BATCH_SIZE`] sessions of the user: the state of each, in their order; `None` for
+    /// those that DynamoDB did not read this time.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn state(
+    /// [`StoreError`] if none of them was read.
+    pub async fn states(
         &self,
         user: &UserId,
-        token_hash: &TokenHash,
+        token_hashes: &[TokenHash],
         revocation: &Revocation,
-        budget: &Budget,
-    ) -> Result<State, StoreError> {
-        let request = GetItemInput::builder()
-            .table_name(&self.table.name)
-            .key("token_hash", string(token_hash.as_str()))
+        timeout: Timeout,
+    ) -> Result<Vec<Option<State>>, StoreError> {
+        const OPERATION: &str = "BatchGetItem";
+        let key = |token_hash: &TokenHash| HashMap::from([("token_hash".to_owned(), string(token_hash.as_str()))]);
+        let keys = KeysAndAttributes::builder()
+            .set_keys(Some(token_hashes.iter().map(key).collect()))
             .consistent_read(true)
-            .projection_expression("user_id, #status, revoked_at, revoked_by, revocation_id")
-            .expression_attribute_names("#status", "status");
-        let send = move |client: Client| {
+            .projection_expression("token_hash, user_id, #status, revocation_id")
+            .expression_attribute_names("#status", "status")
+            .build();
+        let request = BatchGetItemInput::builder()
+            .set_request_items(keys.ok().map(|keys| HashMap::from([(self.table.name.clone(), keys)])));
+        let send = |client: Client| {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("GetItem", Attempts::look(budget), send).await?;
-        Ok(output.item.map_or(State::NothingToRevoke, |item| state_of(&item, user, revocation)))
+        let mut output = self.read(OPERATION, timeout, send).await?;
+        // A session that is in neither list is gone, so a response without the first proves nothing.
+        let items = output.responses.as_mut().and_then(|tables| tables.remove(&self.table.name));
+        let items = items.ok_or_else(|| StoreError::unreadable(OPERATION))?;
+        let items: HashMap<_, _> = items.iter().filter_map(|item| Some((text(item, "token_hash")?, item))).collect();
+        let unprocessed = output.unprocessed_keys.iter().flat_map(HashMap::values).flat_map(|keys| &keys.keys);
+        let unprocessed: Vec<_> = unprocessed.filter_map(|key| text(key, "token_hash")).collect();
+        let state = |token_hash: &TokenHash| match items.get(token_hash.as_str()) {
+            Some(item) => Some(state_of(item, user, revocation)),
+            None if unprocessed.contains(&token_hash.as_str()) => None,
+            None => Some(State::NothingToRevoke),
+        };
+        Ok(token_hashes.iter().map(state).collect())
     }
 
-    /// Tries a read until it succeeds, cannot succeed, or has been tried often enough.
+    /// Sends a read. If the connections may have died in a pause, and there is no response soon, the same read is sent on a
+    /// new connection beside it: the first response counts.
     async fn read<T, E, F>(
         &self,
         operation: &'static str,
-        mut attempts: Attempts<'_>,
+        timeout: Timeout,
         send: impl Fn(Client) -> F,
     ) -> Result<T, StoreError>
     where
-        E: ProvideErrorMetadata,
+        E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
-        let mut last = StoreError::OutOfTime;
-        while let Some(limit) = attempts.next().await {
-            let begin = Instant::now();
-            match self.attempt(operation, limit, &send).await {
-                Err(error) if error.is_retryable() => last = error,
-                outcome => {
-                    attempts.answered_after(begin.elapsed());
-                    return outcome;
-                }
+        let pool = self.connections.pool();
+        let first = Box::pin(self.request(operation, timeout, &send));
+        if !pool.may_be_dead() {
+            return first.await;
+        }
+        match select(first, pin!(Timeout { patience: HEDGE_AFTER, ..timeout }.run_out(|| self.connections.responses())))
+            .await
+        {
+            Either::Left((result, _)) => result,
+            Either::Right(((), first)) => {
+                self.connections.give_up(&pool);
+                select_ok([first, Box::pin(self.request(operation, timeout, &send))])
+                    .await
+                    .map(|(response, _)| response)
             }
         }
-        Err(last)
     }
 
-    /// One attempt, given up after `limit`, and its connection with it.
-    async fn attempt<T, E, F>(
+    /// Sends a request and waits for its response.
+    async fn request<T, E, F>(
         &self,
         operation: &'static str,
-        limit: Duration,
+        timeout: Timeout,
         send: impl FnOnce(Client) -> F,
     ) -> Result<T, StoreError>
     where
-        E: ProvideErrorMetadata,
+        E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
-        let (generation, client) = self.connections.client();
-        match timeout(limit, send(client)).await {
-            Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) => Err(classify(operation, &error)),
-            Err(_) => {
-                self.connections.give_up(generation);
-                let cause = format!("no answer within {} ms", limit.as_millis());
-                Err(StoreError::Unavailable { operation, cause, fate: Fate::PerhapsYetToCome })
+        let pool = self.connections.pool();
+        select! {
+            biased;
+            result = send(pool.client.clone()) => {
+                if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
+                    self.connections.answered(&pool);
+                }
+                result.map_err(|error| classify(operation, &self.table, &error))
+            }
+            () = timeout.run_out(|| self.connections.responses()) => {
+                self.connections.give_up(&pool);
+                Err(StoreError::no_response(operation, timeout.patience))
             }
         }
     }
 }
 
-/// What an error of a whole request means. Codes are matched, never messages: these are not stable, and may quote data.
-///
-/// Source: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide.
-fn classify<E: ProvideErrorMetadata>(operation: &'static str, error: &SdkError<E>) -> StoreError {
-    let unavailable = |cause, fate| StoreError::Unavailable { operation, cause, fate };
-    match error {
-        SdkError::ServiceError(context) => {
-            let status = context.raw().status().as_u16();
-            let Some(code) = context.err().code() else {
-                return unavailable(format!("an answer that is not DynamoDB's (HTTP {status})"), Fate::PerhapsApplied);
-            };
-            let request_id = context.err().meta().request_id().unwrap_or("unknown");
-            let cause = format!("{code} (HTTP {status}, request {request_id})");
-            match code {
-                _ if status >= 500 => unavailable(cause, Fate::PerhapsApplied),
-                "ThrottlingException"
-                | "ThrottlingError"
-                | "ProvisionedThroughputExceededException"
-                | "ProvisionedThroughputExceeded"
-                | "RequestLimitExceeded"
-                | "RequestLimitExceededException"
-                | "TransactionConflictException"
-                | "ReplicatedWriteConflictException" => unavailable(cause, Fate::NotApplied),
-                "InternalServerError" => unavailable(cause, Fate::PerhapsApplied),
-                _ if status == 429 => unavailable(cause, Fate::NotApplied),
-                _ => StoreError::Refused { operation, cause },
-            }
-        }
-        // These texts come from the connection and the SDK, not from DynamoDB.
-        SdkError::DispatchFailure(failure) => {
-            let cause = failure.as_connector_error().map_or_else(String::new, |error| Chain(error).to_string());
-            if failure.is_user() {
-                StoreError::Refused { operation, cause }
-            } else {
-                unavailable(cause, Fate::PerhapsApplied)
-            }
-        }
-        SdkError::TimeoutError(_) => unavailable("no answer in time".to_owned(), Fate::PerhapsYetToCome),
-        SdkError::ResponseError(_) => unavailable("an answer that cannot be read".to_owned(), Fate::PerhapsApplied),
-        SdkError::ConstructionFailure(_) => StoreError::Refused {
-            operation,
-            cause: "the request could not be built; are region and credentials set?".to_owned(),
-        },
-        _ => StoreError::Refused { operation, cause: "an unknown kind of error".to_owned() },
+/// Whether the item of a session says that it is active.
+fn check_active(item: &Item, now: SystemTime) -> Result<(), Inactive> {
+    if text(item, "status") != Some("active") {
+        return Err(Inactive::NotActive);
     }
+    let expires_at = moment(item, "expires_at").ok_or(Inactive::UnusableExpiry)?;
+    // A session expires at the start of the second `expires_at`.
+    if expires_at <= since_epoch(now).as_secs_f64() { Err(Inactive::Expired) } else { Ok(()) }
 }
 
-/// What an item of the table says about its session.
+/// What the item of a session says about it.
 fn state_of(item: &Item, user: &UserId, revocation: &Revocation) -> State {
     if text(item, "user_id") != Some(&user.0) {
-        return State::NothingToRevoke;
+        State::NothingToRevoke
+    } else if text(item, "status") != Some("revoked") {
+        State::Live
+    } else if text(item, "revocation_id") == Some(&revocation.id) {
+        State::RevokedByThis
+    } else {
+        State::NothingToRevoke
     }
-    if text(item, "status") != Some("revoked") {
-        return State::Live;
-    }
-    // A gateway lets clients choose its request id, so the id alone could be that of another call.
-    let by_this = text(item, "revocation_id") == Some(&revocation.id)
-        && text(item, "revoked_by") == Some(&revocation.by)
-        && number(item, "revoked_at") == Some(&revocation.at.to_string());
-    if by_this { State::RevokedByThis } else { State::NothingToRevoke }
 }
 
-/// What the answer to one statement means.
-fn judge(response: &BatchStatementResponse) -> StatementOutcome {
-    let Some(error) = response.error() else { return StatementOutcome::Changed };
-    match error.code().map_or("", |code| code.as_str()) {
-        "ConditionalCheckFailed" => StatementOutcome::Unchanged,
-        code @ ("ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded") => {
-            StatementOutcome::Throttled(code.to_owned())
-        }
-        code @ "TransactionConflict" => StatementOutcome::TryAgain(code.to_owned()),
-        "InternalServerError" => StatementOutcome::PerhapsChanged,
-        code => StatementOutcome::Refused(code.to_owned()),
+fn token_hash(mut entry: Item) -> Result<TokenHash, StoreError> {
+    match entry.remove("token_hash") {
+        Some(AttributeValue::S(token_hash)) => Ok(TokenHash::from_table(&token_hash)),
+        _ => Err(StoreError::BadItem("token_hash")),
     }
 }
 
@@ -459,28 +338,9 @@ fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     item.get(name)?.as_s().ok().map(String::as_str)
 }
 
-fn number<'a>(item: &'a Item, name: &str) -> Option<&'a String> {
-    item.get(name)?.as_n().ok()
-}
-
 /// Epoch seconds. DynamoDB's numbers may have a fraction or an exponent.
 fn moment(item: &Item, name: &str) -> Option<f64> {
-    number(item, name)?.parse().ok().filter(|moment: &f64| moment.is_finite())
-}
-
-/// An error with its sources. Unlike the SDK's own, this leaves out their `Debug` form, which holds raw answers.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut error = self.0;
-        while let Some(source) = error.source() {
-            write!(f, ": {source}")?;
-            error = source;
-        }
-        Ok(())
-    }
+    item.get(name)?.as_n().ok()?.parse().ok().filter(|moment: &f64| moment.is_finite())
 }
 
 impl fmt::Debug for Cursor {

@@ -16,14 +16,15 @@ async fn it_answers_events_of_every_gateway() {
 }
 
 #[tokio::test]
-async fn the_first_call_finds_its_connection_open() {
+async fn the_first_call_finds_its_connections_open() {
     let (world, caller) = World::with_others(3).await;
     let mut function = Function::start(&world, &[]).await;
     let answer = function.invoke(delete().token(&caller.token).into_event()).await;
     Answer::from_gateway(&answer.expect("an answer")).assert_count(3);
     let operations: Vec<_> = world.proxy.seen().into_iter().map(|call| call.operation).collect();
-    assert_eq!(operations, ["GetItem", "GetItem", "Query", "BatchExecuteStatement", "Query"]);
-    assert_eq!(world.proxy.connections(), 1);
+    let reads_and_writes = ["GetItem", "Query", "BatchExecuteStatement", "Query"];
+    assert_eq!(operations, [&["GetItem", "GetItem"][..], &reads_and_writes].concat());
+    assert_eq!(world.proxy.connections(), 2, "both of them were opened during the start");
 }
 
 #[tokio::test]
@@ -64,6 +65,7 @@ async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
         ("MAX_AUTHENTICATION_AGE", "soon"),
         ("ERROR_DEBUG", "maybe"),
         ("AWS_REGION", ""),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "localhost:8000"),
     ] {
         for format in ["Text", "JSON"] {
             let output = run(&[(variable, value), ("AWS_LAMBDA_LOG_FORMAT", format)]).await;
@@ -71,6 +73,46 @@ async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
             assert!(output.stdout.contains(variable), "{output:?}");
             assert_eq!(output.stderr, "");
         }
+    }
+}
+
+#[tokio::test]
+async fn missing_credentials_are_reported_at_the_start_and_are_an_internal_error() {
+    let (world, caller) = World::with_others(1).await;
+    let none = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_EC2_METADATA_DISABLED", "true")];
+    let mut function = Function::start(&world, &none).await;
+    let answer = function.invoke(delete().token(&caller.token).into_event()).await;
+    Answer::from_gateway(&answer.expect("an answer")).assert_error(500, "internal_error", None);
+    let output = function.stop().await;
+    let (warning, error) = output.stdout.split_once('\n').expect("two lines");
+    assert!(warning.contains("WARN") && warning.contains("no credentials could be loaded"), "{warning}");
+    assert!(error.contains("ERROR") && error.contains("no credentials could be loaded"), "{error}");
+    assert_eq!(world.proxy.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_table_or_index_of_another_name_is_reported_with_both_names_and_a_hint() {
+    let (world, caller) = World::with_others(1).await;
+    for (variable, value) in [("SESSIONS_TABLE", "no-such-table"), ("USER_ID_INDEX", "no-such-index")] {
+        let mut function = Function::start(&world, &[(variable, value)]).await;
+        let answer = function.invoke(delete().token(&caller.token).into_event()).await;
+        Answer::from_gateway(&answer.expect("an answer")).assert_error(500, "internal_error", None);
+        let output = function.stop().await.stdout;
+        assert!(output.contains(value) && output.contains(variable), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn settings_of_the_log_that_are_not_understood_are_reported() {
+    let (world, _) = World::with_others(0).await;
+    for (variable, value) in
+        [("RUST_LOG", "loud=very"), ("AWS_LAMBDA_LOG_LEVEL", "LOUD"), ("AWS_LAMBDA_LOG_FORMAT", "XML")]
+    {
+        let mut function = Function::start(&world, &[(variable, value)]).await;
+        function.invoke(delete().into_event()).await.expect("an answer");
+        let output = function.stop().await.stdout;
+        assert!(output.contains("WARN") && output.contains(variable), "{output}");
+        assert!(output.contains("request served"), "{output}");
     }
 }
 
@@ -149,7 +191,7 @@ async fn the_line_of_a_request_tells_what_was_done_and_is_a_record_of_metrics() 
             "trace": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700", "cold_start": true, "session": "caller",
             "passes": 2, "pages": 2, "batches": 3,
             // In the second pass, only the caller's own.
-            "seen": 32,
+            "seen": 62,
         })
     );
     assert_eq!(refused["error"], "session inactive: no credential");

@@ -15,6 +15,8 @@ const CORS: &[(&str, &str)] = &[
     ("access-control-allow-origin", "https://app.example.com"),
     ("access-control-allow-credentials", "true"),
     ("access-control-allow-methods", "DELETE"),
+    ("access-control-expose-headers", "Retry-After"),
+    ("access-control-max-age", "7200"),
     ("access-control-allow-headers", "X-Session-Token, Authorization, Content-Type"),
     ("allow", "DELETE, OPTIONS"),
 ];

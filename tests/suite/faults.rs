@@ -9,6 +9,16 @@ use crate::support::proxy::Call;
 use crate::support::{Action, Answer, Row, Session, World, assert_only_revocations, meanwhile, revoked, s};
 
 const BATCH: &str = "BatchExecuteStatement";
+const READ: &str = "BatchGetItem";
+
+/// The position of the statement about a session of Alice's in a batch.
+fn statement_about(call: &Call, id: &str) -> Option<usize> {
+    let session = Session::of("alice", id);
+    call.body["Statements"]
+        .as_array()?
+        .iter()
+        .position(|statement| statement["Parameters"][3]["S"] == session.token_hash())
+}
 
 /// Does something to the first request of an operation only.
 fn first(operation: &'static str, action: impl Fn() -> Action + Send + 'static) -> impl FnMut(&Call) -> Action + Send {
@@ -79,13 +89,64 @@ async fn a_lost_answer_is_found_out_and_counted_once() {
 }
 
 #[tokio::test]
-async fn what_became_of_a_lost_write_is_read_only_where_its_retry_changes_nothing() {
-    for (lost, reads) in [((|| Action::LoseAnswer) as fn() -> Action, 25), (|| Action::Refuse, 0)] {
+async fn a_write_without_a_report_is_read_before_it_is_sent_again() {
+    for (lost, writes) in
+        [((|| Action::LoseAnswer) as fn() -> Action, 1), (|| Action::HangAfter, 1), (|| Action::Refuse, 2)]
+    {
         let (world, caller) = World::with_others(25).await;
         world.proxy.rule(first(BATCH, lost));
         press(&world, &caller).await.0.assert_count(25);
-        assert_eq!(world.proxy.count("GetItem"), 1 + reads);
+        assert_eq!((world.proxy.count(READ), world.proxy.count(BATCH)), (1, writes));
     }
+}
+
+#[tokio::test]
+async fn a_failed_condition_is_always_followed_by_a_read() {
+    let (world, caller) = World::with_others(25).await;
+    let database = world.database.clone();
+    // Somebody else revokes one of them, and nothing is in doubt.
+    world.proxy.rule(first(BATCH, move || {
+        let (database, revoked) = (database.clone(), Session::of("alice", "alice-3").with("status", s("revoked")));
+        meanwhile(async move { database.put(&[revoked]).await });
+        Action::Forward
+    }));
+    world.press(&caller).await.assert_count(24);
+    let reads: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == READ).collect();
+    let [read] = &reads[..] else { panic!("{reads:?}") };
+    let request = &read.body["RequestItems"]["sessions"];
+    assert_eq!(request["ConsistentRead"], true);
+    assert_eq!(request["Keys"], json!([{"token_hash": {"S": Session::of("alice", "alice-3").token_hash()}}]));
+}
+
+#[tokio::test]
+async fn a_session_that_is_live_although_its_condition_failed_is_an_internal_error() {
+    let (world, caller) = World::with_others(30).await;
+    world.proxy.rule(|call| match statement_about(call, "alice-7") {
+        Some(index) => Action::FailStatements(vec![(index, "ConditionalCheckFailed")]),
+        None => Action::Forward,
+    });
+    let (answer, rows) = press(&world, &caller).await;
+    answer.assert_error(500, "internal_error", Some(29));
+    assert_eq!(rows["alice-7"]["status"], "S:active");
+}
+
+#[tokio::test]
+async fn sessions_that_a_read_leaves_out_are_read_again() {
+    let (world, caller) = World::with_others(25).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        (BATCH, 0) => Action::LoseAnswer,
+        (READ, 0) => {
+            let keys = call.body["RequestItems"]["sessions"]["Keys"].clone();
+            Action::Edit(Box::new(move |answer| {
+                *answer = json!({"Responses": {"sessions": []}, "UnprocessedKeys": {"sessions": {"Keys": keys}}});
+            }))
+        }
+        // It says nothing about any session.
+        (READ, 1) => Action::Edit(Box::new(|answer| *answer = json!({}))),
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_count(25);
+    assert_eq!(world.proxy.count(READ), 3);
 }
 
 #[tokio::test]
@@ -129,25 +190,14 @@ async fn an_index_that_shows_an_entry_twice_has_it_written_and_counted_once() {
 }
 
 #[tokio::test]
-async fn a_session_that_cannot_be_looked_at_again_does_not_save_the_others() {
-    let (world, caller) = World::with_others(30).await;
-    let late: Vec<String> =
-        crate::support::sessions_of("alice", 30)[20..].iter().map(|session| session.token_hash().to_owned()).collect();
-    let poison = late[0].clone();
-    world.proxy.rule(move |call| match (call.operation.as_str(), call.number) {
-        ("Query", 0) => {
-            let late = late.clone();
-            Action::Edit(Box::new(move |answer| {
-                let items = answer["Items"].as_array_mut().expect("items");
-                items.retain(|item| !late.iter().any(|hash| item["token_hash"]["S"] == hash.as_str()));
-            }))
-        }
-        ("GetItem", 1..) if call.body["Key"]["token_hash"]["S"] == poison.as_str() => {
-            Action::Fail(400, "ValidationException")
-        }
+async fn a_session_that_cannot_be_read_does_not_keep_others_from_being_revoked() {
+    let (world, caller) = World::with_others(60).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        (BATCH, 0) => Action::FailStatements(vec![(7, "InternalServerError")]),
+        (READ, _) => Action::Fail(400, "ValidationException"),
         _ => Action::Forward,
     });
-    press(&world, &caller).await.0.assert_error(500, "internal_error", Some(29));
+    press(&world, &caller).await.0.assert_error(500, "internal_error", Some(59));
 }
 
 #[tokio::test]
@@ -304,13 +354,9 @@ async fn a_statement_that_is_refused_does_not_save_the_others() {
     ] {
         let (world, caller) = World::with_others(60).await;
         // Always the same session, wherever it stands in its batch.
-        let poison = Session::of("alice", "alice-7");
-        world.proxy.rule(move |call| {
-            let statements = call.body["Statements"].as_array();
-            let position = statements.and_then(|statements| {
-                statements.iter().position(|statement| statement["Parameters"][3]["S"] == poison.token_hash())
-            });
-            position.map_or(Action::Forward, |index| Action::FailStatements(vec![(index, code)]))
+        world.proxy.rule(move |call| match statement_about(call, "alice-7") {
+            Some(index) => Action::FailStatements(vec![(index, code)]),
+            None => Action::Forward,
         });
         let (answer, rows) = press(&world, &caller).await;
         answer.assert_error(500, "internal_error", Some(59));
@@ -319,7 +365,7 @@ async fn a_statement_that_is_refused_does_not_save_the_others() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_told_before_what_may_be_done_later() {
+async fn a_permanent_error_is_reported_before_a_retryable_one() {
     let (world, caller) = World::with_others(25).await;
     world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
         (BATCH, 0) => Action::FailStatements(vec![(3, "ValidationError"), (4, "ThrottlingError")]),
@@ -330,32 +376,11 @@ async fn what_cannot_be_done_is_told_before_what_may_be_done_later() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_told_even_if_something_else_has_failed_before() {
-    let (world, caller) = World::with_others(50).await;
-    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
-        ("Query", 0) => Action::Edit(Box::new(|answer| {
-            answer["LastEvaluatedKey"] = answer["Items"][0].clone();
-            answer["LastEvaluatedKey"]["user_id"] = json!({"S": "alice"});
-        })),
-        ("Query", _) => Action::Fail(500, "InternalServerError"),
-        // Two batches, each of ten attempts: until the query has failed for good.
-        (BATCH, ..16) => Action::Fail(400, "ThrottlingException"),
-        (BATCH, _) => Action::Fail(400, "AccessDeniedException"),
-        _ => Action::Forward,
-    });
-    press(&world, &caller).await.0.assert_error(500, "internal_error", Some(0));
-}
-
-#[tokio::test]
 async fn a_session_that_is_throttled_for_ever_does_not_save_the_others() {
     let (world, caller) = World::with_others(2_100).await;
-    let poison = Session::of("alice", "alice-7");
-    world.proxy.rule(move |call| {
-        let statements = call.body["Statements"].as_array();
-        let position = statements.and_then(|statements| {
-            statements.iter().position(|statement| statement["Parameters"][3]["S"] == poison.token_hash())
-        });
-        position.map_or(Action::Forward, |index| Action::FailStatements(vec![(index, "TransactionConflict")]))
+    world.proxy.rule(|call| match statement_about(call, "alice-7") {
+        Some(index) => Action::FailStatements(vec![(index, "TransactionConflict")]),
+        None => Action::Forward,
     });
     let (answer, _) = press(&world, &caller).await;
     answer.assert_error(503, "temporarily_unavailable", Some(2_099));
@@ -442,7 +467,7 @@ async fn a_deadline_in_the_past_counts_as_none() {
 async fn every_call_gets_further_until_one_is_done() {
     let (mut world, caller) = World::with_others(1_500).await;
     world.timeout = Duration::from_secs(2);
-    world.proxy.rule(every(BATCH, || Action::SlowAnswer(Duration::from_millis(400))));
+    world.proxy.rule(every(BATCH, || Action::Delay(Duration::from_millis(200))));
     let mut calls = 0;
     loop {
         let (answer, _) = press(&world, &caller).await;

@@ -192,7 +192,7 @@ fn faults(
     let mut rng = rng.fork();
     let hashes: Vec<String> = others.iter().map(|session| session.token_hash().to_owned()).collect();
     // More looks that fail, and one in some thousands would fail until the deadline: then nobody can know the count.
-    let rates = [("GetItem", 0.2), ("Query", 0.5), ("BatchExecuteStatement", 0.5)]
+    let rates = [("GetItem", 0.2), ("BatchGetItem", 0.2), ("Query", 0.5), ("BatchExecuteStatement", 0.5)]
         .map(|(operation, most)| (operation, rng.f64() * rng.f64() * most));
     let index_lies = rng.bool();
     move |call| {

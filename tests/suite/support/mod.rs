@@ -9,6 +9,7 @@ pub mod runtime;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,7 @@ pub struct World {
     pub sdk_config: SdkConfig,
     /// How long an invocation may take.
     pub timeout: Duration,
+    invocations: Arc<AtomicUsize>,
 }
 
 impl World {
@@ -64,7 +66,7 @@ impl World {
             .region(Region::new("eu-central-1"))
             .credentials_provider(Credentials::new("local", "local", None, None, "tests"));
         let sdk_config = sdk_config.load().await;
-        Self { database, proxy, config, sdk_config, timeout: Duration::from_secs(29) }
+        Self { database, proxy, config, sdk_config, timeout: Duration::from_secs(29), invocations: Arc::default() }
     }
 
     /// A world with a caller and `others` more sessions of the same user.
@@ -82,7 +84,7 @@ impl World {
             Store::new(Connections::new(self.sdk_config.clone(), client::http_client), self.config.table.clone());
         let mut service = Handler::new(self.config.clone(), store, SystemTime::now).into_service();
         let mut context = Context::default();
-        "lambda-request-id".clone_into(&mut context.request_id);
+        context.request_id = runtime::request_id(self.invocations.fetch_add(1, Ordering::Relaxed));
         let deadline = (SystemTime::now() + self.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
         context.deadline = deadline.as_millis().try_into().expect("milliseconds");
         let event: Event = serde_json::from_value(event.clone()).expect("an event of a gateway");

@@ -27,6 +27,12 @@ pub struct Function {
     answers: mpsc::Receiver<Result<Value, Value>>,
 }
 
+/// The events that the binary will get.
+struct Events {
+    events: mpsc::Receiver<Value>,
+    handed_out: usize,
+}
+
 /// What a stopped binary has left.
 #[derive(Debug)]
 pub struct Output {
@@ -40,7 +46,7 @@ impl Function {
     pub async fn start(world: &World, variables: &[(&str, &str)]) -> Self {
         let (events, next) = mpsc::channel(1);
         let (given, answers) = mpsc::channel(1);
-        let address = serve(Arc::new(Mutex::new(next)), given).await;
+        let address = serve(Arc::new(Mutex::new(Events { events: next, handed_out: 0 })), given).await;
         let mut all = vec![("SESSIONS_TABLE", world.database.table.as_str())];
         all.extend(variables);
         let process = command(&address.to_string(), &format!("http://{}", world.proxy.address), &all);
@@ -112,7 +118,12 @@ async fn output(mut process: Child) -> Output {
     output
 }
 
-async fn serve(events: Arc<Mutex<mpsc::Receiver<Value>>>, answers: mpsc::Sender<Result<Value, Value>>) -> SocketAddr {
+/// Lambda's id of an invocation, by its number in this world. No two invocations have the same.
+pub fn request_id(number: usize) -> String {
+    if number == 0 { "lambda-request-id".to_owned() } else { format!("lambda-request-id-{number}") }
+}
+
+async fn serve(events: Arc<Mutex<Events>>, answers: mpsc::Sender<Result<Value, Value>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -130,16 +141,18 @@ async fn serve(events: Arc<Mutex<mpsc::Receiver<Value>>>, answers: mpsc::Sender<
 }
 
 async fn respond(
-    events: Arc<Mutex<mpsc::Receiver<Value>>>,
+    events: Arc<Mutex<Events>>,
     answers: mpsc::Sender<Result<Value, Value>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let path = request.uri().path().to_owned();
     if path.ends_with("/next") {
-        let Some(event) = events.lock().await.recv().await else { std::future::pending().await };
+        let mut events = events.lock().await;
+        let Some(event) = events.events.recv().await else { std::future::pending().await };
+        events.handed_out += 1;
         let deadline = (SystemTime::now() + Duration::from_secs(29)).duration_since(UNIX_EPOCH).expect("a clock");
         let response = Response::builder()
-            .header("lambda-runtime-aws-request-id", "lambda-request-id")
+            .header("lambda-runtime-aws-request-id", request_id(events.handed_out - 1))
             .header("lambda-runtime-deadline-ms", deadline.as_millis().to_string())
             .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:f")
             .header("lambda-runtime-trace-id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700")

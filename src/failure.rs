@@ -1,0 +1,421 @@
+//! What an error means: of a request to DynamoDB, and of one statement of a batch. Codes are matched, never messages: these
+//! are not stable, and may quote data. For the same reason no text of the SDK's or of a connection's is kept or printed,
+//! only the closed set of things that [`classify`] picks out of an error.
+//!
+//! Source: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::RequestId;
+use aws_sdk_dynamodb::types::BatchStatementResponse;
+
+use crate::config::Table;
+
+/// What a failed write may have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// It was not applied.
+    None,
+    /// It was applied or not.
+    Unknown,
+    /// It was applied or not, or will be applied later: there was no response.
+    StillPossible,
+}
+
+/// What a statement of a batch reports about its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatementOutcome {
+    /// The session was not revoked before, and is now.
+    Changed,
+    /// The condition failed. Only a read can say why.
+    Unchanged,
+    /// Nothing was changed because of a limit on throughput: DynamoDB's code. Retryable.
+    Throttled(String),
+    /// Nothing was changed because of another write to the item: DynamoDB's code. Retryable.
+    Conflict(String),
+    /// It was changed or not.
+    Unreported,
+    /// It cannot be changed: DynamoDB's code. Permanent.
+    Refused(String),
+}
+
+impl StatementOutcome {
+    /// The error to report if the session stays as it is.
+    #[must_use]
+    pub fn into_error(self) -> Option<StoreError> {
+        match self {
+            Self::Changed | Self::Unchanged | Self::Unreported => None,
+            Self::Throttled(code) | Self::Conflict(code) => Some(StoreError::StatementFailed(code)),
+            Self::Refused(code) => Some(StoreError::StatementRefused(code)),
+        }
+    }
+}
+
+/// A request to DynamoDB, or a statement of one, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Retryable.
+    #[error("{operation} failed: {cause}")]
+    Unavailable {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// The reason, free of request and item data.
+        cause: String,
+        /// What the request may have done if it was a write.
+        effect: Effect,
+        /// The connection failed at once, so the next attempt needs no back-off.
+        disconnected: bool,
+    },
+    /// Permanent: something must be changed before another call can succeed.
+    #[error("{operation} was refused: {cause}. {hint}")]
+    Refused {
+        /// The DynamoDB operation.
+        operation: &'static str,
+        /// The reason, free of request and item data.
+        cause: String,
+        /// What to check.
+        hint: &'static str,
+    },
+    /// A statement failed too often. Retryable.
+    #[error("BatchExecuteStatement failed a statement: {0}")]
+    StatementFailed(String),
+    /// A statement cannot succeed. Permanent.
+    #[error("BatchExecuteStatement refused a statement: {0}")]
+    StatementRefused(String),
+    /// A session is not revoked although the condition of its update failed and no earlier attempt can explain that.
+    #[error("a session is not revoked, but the condition of its update failed: was it changed in between?")]
+    Contradiction,
+    /// An item of the table or of the index lacks an attribute that every session has. Permanent.
+    #[error("an item has no usable {0}")]
+    BadItem(&'static str),
+    /// The time of the invocation is used up. Retryable.
+    #[error("no time left")]
+    OutOfTime,
+}
+
+impl StoreError {
+    /// Whether another call may succeed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::StatementFailed(_) | Self::OutOfTime => true,
+            Self::Refused { .. } | Self::StatementRefused(_) | Self::Contradiction | Self::BadItem(_) => false,
+        }
+    }
+
+    /// What a write that ended in this error may have done.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        if let Self::Unavailable { effect, .. } = self { *effect } else { Effect::None }
+    }
+
+    /// Whether the table has more to do than it can: only then does it help to write more slowly.
+    #[must_use]
+    pub fn is_throttle(&self) -> bool {
+        matches!(self, Self::Unavailable { effect: Effect::None, .. })
+    }
+
+    /// Whether the next attempt should wait for a while.
+    #[must_use]
+    pub fn needs_backoff(&self) -> bool {
+        !matches!(
+            self,
+            Self::Unavailable { effect: Effect::StillPossible, .. } | Self::Unavailable { disconnected: true, .. }
+        )
+    }
+
+    /// No response came within this time.
+    #[must_use]
+    pub fn no_response(operation: &'static str, within: Duration) -> Self {
+        let cause = format!("no response within {} ms", within.as_millis());
+        Self::Unavailable { operation, cause, effect: Effect::StillPossible, disconnected: false }
+    }
+
+    /// A response without what every response of this operation has.
+    #[must_use]
+    pub fn unreadable(operation: &'static str) -> Self {
+        let cause = "the response cannot be read".to_owned();
+        Self::Unavailable { operation, cause, effect: Effect::Unknown, disconnected: false }
+    }
+}
+
+/// What an error of a whole request to a table means.
+pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
+    operation: &'static str,
+    table: &Table,
+    error: &SdkError<E>,
+) -> StoreError {
+    let unavailable = |cause, effect| StoreError::Unavailable { operation, cause, effect, disconnected: false };
+    let refused = |cause: &str, hint| {
+        let cause = format!("{cause}, table {}, index {}", table.name, table.index);
+        StoreError::Refused { operation, cause, hint }
+    };
+    match error {
+        SdkError::ServiceError(context) => {
+            let status = context.raw().status().as_u16();
+            let Some(code) = context.err().code() else {
+                return unavailable(format!("the response is not DynamoDB's (HTTP {status})"), Effect::Unknown);
+            };
+            let request = printable(context.err().meta().request_id().unwrap_or_default());
+            let cause = format!("{} (HTTP {status}, request {request})", printable(code));
+            match code {
+                _ if status >= 500 || code == "InternalServerError" => unavailable(cause, Effect::Unknown),
+                _ if status == 429 || is_throttle(code) => unavailable(cause, Effect::None),
+                "TransactionConflictException" | "ReplicatedWriteConflictException" => unavailable(cause, Effect::None),
+                _ => refused(&cause, hint(code)),
+            }
+        }
+        // Such an error quotes the whole request.
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)
+            if find::<CredentialsError>(error).is_some() =>
+        {
+            refused("no credentials could be loaded", "Check the function's role, AWS_PROFILE or AWS_ACCESS_KEY_ID.")
+        }
+        SdkError::DispatchFailure(failure) if failure.is_user() => {
+            refused("the request is not valid HTTP", "Check AWS_ENDPOINT_URL_DYNAMODB.")
+        }
+        SdkError::DispatchFailure(failure) => {
+            let disconnected = failure.is_io() || failure.as_other().is_some();
+            let cause = connection_failure(error);
+            StoreError::Unavailable { operation, cause, effect: Effect::Unknown, disconnected }
+        }
+        SdkError::TimeoutError(_) => unavailable("no response in time".to_owned(), Effect::StillPossible),
+        SdkError::ResponseError(_) => StoreError::unreadable(operation),
+        _ => refused("the request could not be built", "Check AWS_REGION and the credentials."),
+    }
+}
+
+/// Whether a code of a request or of a statement says that DynamoDB has more to do than it can.
+fn is_throttle(code: &str) -> bool {
+    let code = code.strip_suffix("Exception").unwrap_or(code);
+    matches!(code, "Throttling" | "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded")
+}
+
+/// What to check when DynamoDB refuses a request with this code.
+fn hint(code: &str) -> &'static str {
+    match code {
+        "ValidationException" => {
+            "Is token_hash (S) the table's only key, and user_id (S) that of the index USER_ID_INDEX?"
+        }
+        "ResourceNotFoundException" => "Check SESSIONS_TABLE, USER_ID_INDEX, AWS_REGION and the account.",
+        "AccessDeniedException" => "Compare the function's role with FunctionRole in template.yaml.",
+        "UnrecognizedClientException" | "ExpiredTokenException" => "Check the credentials.",
+        _ => "The code is explained in the Amazon DynamoDB Developer Guide.",
+    }
+}
+
+/// A connection failed: the kind of the operating system's error, where there is one.
+fn connection_failure(error: &(dyn Error + 'static)) -> String {
+    let Some(error) = find::<io::Error>(error) else { return "the connection failed".to_owned() };
+    let number = error.raw_os_error().map(|number| format!(" (os error {number})")).unwrap_or_default();
+    format!("the connection failed: {}{number}", error.kind())
+}
+
+/// The first error of this type among an error and its sources.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A code or an id of AWS's. Whatever does not have the form of one may be data.
+fn printable(name: &str) -> String {
+    let is_name = name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_name && !name.is_empty() { name.to_owned() } else { "unknown".to_owned() }
+}
+
+/// What the response to one statement means.
+#[must_use]
+pub fn judge(response: &BatchStatementResponse) -> StatementOutcome {
+    let Some(error) = response.error() else { return StatementOutcome::Changed };
+    let code = error.code().map_or("", |code| code.as_str());
+    match code {
+        "ConditionalCheckFailed" => StatementOutcome::Unchanged,
+        _ if is_throttle(code) => StatementOutcome::Throttled(printable(code)),
+        "TransactionConflict" => StatementOutcome::Conflict(printable(code)),
+        "InternalServerError" => StatementOutcome::Unreported,
+        _ => StatementOutcome::Refused(printable(code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::provider::error::CredentialsError;
+    use aws_sdk_dynamodb::config::http::HttpResponse;
+    use aws_sdk_dynamodb::error::{BoxError, ConnectorError, ErrorMetadata};
+    use aws_sdk_dynamodb::operation::get_item::GetItemError;
+    use aws_sdk_dynamodb::types::BatchStatementError;
+
+    use super::*;
+
+    /// Stands for a token, its hash or item data.
+    const CANARY: &str = "canary";
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{CANARY}")]
+    struct Foreign(#[source] BoxError);
+
+    fn response(status: u16) -> HttpResponse {
+        HttpResponse::new(status.try_into().expect("a status"), CANARY.into())
+    }
+
+    /// DynamoDB's answer with a code.
+    fn answer(status: u16, code: Option<&str>) -> SdkError<GetItemError> {
+        let mut error = ErrorMetadata::builder().message(CANARY);
+        error = error.custom("aws_request_id", "4KBNVRGD25RG1KEO9UT4V3FQDJVV4KQNSO5AEMVJF66Q9ASUAAJG");
+        if let Some(code) = code {
+            error = error.code(code);
+        }
+        SdkError::service_error(GetItemError::generic(error.build()), response(status))
+    }
+
+    fn connection(error: ConnectorError) -> SdkError<GetItemError> {
+        SdkError::dispatch_failure(error)
+    }
+
+    fn classified(error: &SdkError<GetItemError>) -> StoreError {
+        let table = Table { name: "the-table".to_owned(), index: "the-index".to_owned() };
+        classify("GetItem", &table, error)
+    }
+
+    fn foreign(source: impl Into<BoxError>) -> BoxError {
+        Foreign(source.into()).into()
+    }
+
+    fn io(kind: io::ErrorKind) -> BoxError {
+        foreign(io::Error::new(kind, CANARY))
+    }
+
+    #[test]
+    fn errors_are_printed_without_any_text_of_the_sdk_or_the_connection() {
+        let transient = aws_smithy_types::retry::ErrorKind::TransientError;
+        for (error, printed) in [
+            (
+                SdkError::construction_failure(CANARY),
+                "the request could not be built, table the-table, index the-index. Check AWS_REGION",
+            ),
+            (SdkError::timeout_error(CANARY), "no response in time"),
+            (SdkError::response_error(CANARY, response(200)), "the response cannot be read"),
+            (connection(ConnectorError::timeout(foreign(CANARY))), "the connection failed"),
+            (
+                connection(ConnectorError::user(foreign(CANARY))),
+                "the request is not valid HTTP, table the-table, index the-index. Check AWS_ENDPOINT",
+            ),
+            (
+                connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))),
+                "the connection failed: connection reset",
+            ),
+            (
+                connection(ConnectorError::io(foreign(io::Error::from_raw_os_error(111)))),
+                "the connection failed: connection refused (os error 111)",
+            ),
+            (connection(ConnectorError::other(foreign(CANARY), None)), "the connection failed"),
+            (connection(ConnectorError::other(foreign(CANARY), Some(transient))), "the connection failed"),
+            (
+                connection(ConnectorError::other(foreign(CredentialsError::not_loaded(CANARY)), None)),
+                "no credentials could be loaded, table the-table, index the-index. Check the function's role",
+            ),
+            (answer(400, Some("AccessDeniedException")), "AccessDeniedException (HTTP 400, request 4KBNVRGD"),
+            (answer(400, Some("the code is canary")), "unknown (HTTP 400"),
+            (answer(502, None), "the response is not DynamoDB's (HTTP 502)"),
+        ] {
+            let error = classified(&error);
+            let text = format!("{error} {error:?}");
+            assert!(text.contains(printed) && text.contains("GetItem"), "{text}");
+            assert!(!text.contains(CANARY), "{text}");
+            assert!(error.source().is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_error_of_a_request_says_whether_to_retry_and_what_a_write_may_have_done() {
+        let throttles = [
+            "ThrottlingException",
+            "ThrottlingError",
+            "ProvisionedThroughputExceededException",
+            "RequestLimitExceeded",
+            "ReplicatedWriteConflictException",
+            "TransactionConflictException",
+        ];
+        let retryable = |effect| (true, effect);
+        let permanent = (false, Effect::None);
+        let mut cases: Vec<_> = throttles.map(|code| (answer(400, Some(code)), retryable(Effect::None))).into();
+        cases.extend([
+            (answer(429, Some("SomethingNew")), retryable(Effect::None)),
+            (answer(400, Some("InternalServerError")), retryable(Effect::Unknown)),
+            (answer(500, Some("InternalServerError")), retryable(Effect::Unknown)),
+            (answer(503, Some("AccessDeniedException")), retryable(Effect::Unknown)),
+            (answer(502, None), retryable(Effect::Unknown)),
+            (SdkError::response_error(CANARY, response(200)), retryable(Effect::Unknown)),
+            (connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))), retryable(Effect::Unknown)),
+            (connection(ConnectorError::other(foreign(CANARY), None)), retryable(Effect::Unknown)),
+            (SdkError::timeout_error(CANARY), retryable(Effect::StillPossible)),
+            (answer(400, Some("AccessDeniedException")), permanent),
+            (answer(400, Some("ResourceNotFoundException")), permanent),
+            (answer(400, Some("SomethingNew")), permanent),
+            (connection(ConnectorError::user(foreign(CANARY))), permanent),
+            (connection(ConnectorError::other(foreign(CredentialsError::unhandled(CANARY)), None)), permanent),
+            (SdkError::construction_failure(CANARY), permanent),
+        ]);
+        for (error, expected) in cases {
+            let judged = classified(&error);
+            assert_eq!((judged.is_retryable(), judged.effect()), expected, "{judged}");
+        }
+    }
+
+    #[test]
+    fn the_hint_says_what_to_check() {
+        for (code, hint) in [
+            ("ValidationException", "USER_ID_INDEX"),
+            ("ResourceNotFoundException", "SESSIONS_TABLE"),
+            ("AccessDeniedException", "role"),
+            ("ExpiredTokenException", "credentials"),
+        ] {
+            let text = classified(&answer(400, Some(code))).to_string();
+            assert!(text.contains(hint), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_connection_that_failed_at_once_or_did_not_answer_needs_no_back_off() {
+        for (error, needs_backoff) in [
+            (connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))), false),
+            (SdkError::timeout_error(CANARY), false),
+            (answer(400, Some("ThrottlingException")), true),
+            (answer(500, Some("InternalServerError")), true),
+        ] {
+            assert_eq!(classified(&error).needs_backoff(), needs_backoff);
+        }
+    }
+
+    #[test]
+    fn each_response_to_a_statement_has_one_meaning() {
+        let name = |code: &str| code.to_owned();
+        for (code, outcome) in [
+            ("ConditionalCheckFailed", StatementOutcome::Unchanged),
+            ("ThrottlingError", StatementOutcome::Throttled(name("ThrottlingError"))),
+            ("ProvisionedThroughputExceeded", StatementOutcome::Throttled(name("ProvisionedThroughputExceeded"))),
+            ("RequestLimitExceeded", StatementOutcome::Throttled(name("RequestLimitExceeded"))),
+            ("TransactionConflict", StatementOutcome::Conflict(name("TransactionConflict"))),
+            ("InternalServerError", StatementOutcome::Unreported),
+            ("ValidationError", StatementOutcome::Refused(name("ValidationError"))),
+            ("SomethingNew", StatementOutcome::Refused(name("SomethingNew"))),
+        ] {
+            let error = BatchStatementError::builder().code(code.into()).message(CANARY).build();
+            assert_eq!(judge(&BatchStatementResponse::builder().error(error).build()), outcome);
+        }
+        assert_eq!(judge(&BatchStatementResponse::builder().build()), StatementOutcome::Changed);
+        let nameless = BatchStatementError::builder().message(CANARY).build();
+        let refused = StatementOutcome::Refused(name("unknown"));
+        assert_eq!(judge(&BatchStatementResponse::builder().error(nameless).build()), refused);
+    }
+}

@@ -1,0 +1,775 @@
+//! What a call does next: reads of the index, batches of writes, reads of sessions, pauses. Plain data: no I/O. The time and
+//! randomness are parameters, so every order of events can be tried in a test.
+//!
+//! The index is read to its last page. What it shows is written in batches, up to [`IN_FLIGHT`] at once. When no session
+//! waits to be sent, the index is read again while the last batches are under way, because it lags behind the table. That
+//! is repeated until a read shows no session that no earlier read has shown.
+//!
+//! A batch is written until each of its sessions is closed in the [`Ledger`], with a read in between where a write did not
+//! report what it did. When no further write is possible, sessions in doubt are read until it is known what became of them
+//! or it is time to answer.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::budget::{ATTEMPTS, Budget, Timeout};
+use crate::failure::{Effect, StatementOutcome, StoreError};
+use crate::ledger::{Ledger, Standing};
+use crate::pace::Pace;
+use crate::session::TokenHash;
+use crate::store::{BATCH_SIZE, Cursor, Page, State};
+
+/// Batches under way at once: 500 sessions in one round trip. More would need more connections, and a user's sessions cannot
+/// be written much faster anyway: see [`Pace`].
+pub const IN_FLIGHT: usize = 20;
+
+/// How long a write that ended in an error or a closed connection may take to become visible.
+const STRAGGLING: Duration = Duration::from_millis(1_500);
+/// The state of one call.
+#[derive(Debug)]
+pub struct Schedule {
+    caller: TokenHash,
+    budget: Budget,
+    pace: Pace,
+    ledger: Ledger,
+    index: Index,
+    /// Whether this read of the index has shown a session that no earlier read has.
+    shows_new: bool,
+    /// Sessions that no batch has taken yet, in the order in which the index has shown them.
+    unsent: VecDeque<TokenHash>,
+    /// Batches whose next step has not been decided.
+    ready: Vec<Batch>,
+    /// Batches that have begun and not ended: at most [`IN_FLIGHT`].
+    open_batches: usize,
+    /// Those of them that wait to be sent.
+    waiting_batches: usize,
+    /// Whether a write has been sent.
+    began: bool,
+    /// The error to report: a permanent one if there is one.
+    error: Option<StoreError>,
+    /// A batch has ended without any success, so no other is begun.
+    stopped: bool,
+    statistics: Statistics,
+}
+
+/// Where the reading of the index is.
+#[derive(Debug)]
+enum Index {
+    /// A page is to be read.
+    Due(PageRead),
+    /// A page is being read.
+    UnderWay(PageRead),
+    /// No further page is needed, or none can be read.
+    Complete,
+}
+
+#[derive(Debug)]
+struct PageRead {
+    /// Where the page begins; without a cursor, it is the first one of another read of the index.
+    from: Option<Cursor>,
+    /// Failed attempts so far.
+    made: u32,
+    /// When the next attempt begins, or the one under way has begun.
+    at: Instant,
+}
+
+/// Sessions that are written together until each of them is closed.
+#[derive(Debug)]
+pub struct Batch {
+    /// Those of its sessions that are open.
+    open: Vec<TokenHash>,
+    /// How many sessions it began with.
+    size: usize,
+    /// Those that the step under way is about.
+    sent: Vec<TokenHash>,
+    /// When that step began.
+    since: Instant,
+    /// Failed attempts since a session was closed last.
+    made: u32,
+    /// The next step is not taken before this time.
+    not_before: Instant,
+    /// Whether it waits to be sent, at a time that [`Pace`] has given.
+    waits: bool,
+    /// Once no further write is possible: until when sessions in doubt are read.
+    reads_until: Option<Instant>,
+    /// The error to report if a session stays open.
+    error: Option<StoreError>,
+}
+
+/// What the driver has to do. It hands the batch back with the [`Event`].
+#[derive(Debug)]
+pub enum Step {
+    /// Read the page that begins here at this time.
+    ReadPage(Option<Cursor>, Instant, Timeout),
+    /// Write the sessions in [`Batch::sessions`].
+    Write(Batch, Timeout),
+    /// Read the sessions in [`Batch::sessions`].
+    Read(Batch, Timeout),
+    /// Wait until this time.
+    Wait(Batch, Instant),
+}
+
+/// What became of a [`Step`].
+#[derive(Debug)]
+pub enum Event {
+    /// The page, or why there is none.
+    PageRead(Result<Page, StoreError>),
+    /// One outcome for each of the sessions, or why there is none.
+    Written(Batch, Result<Vec<StatementOutcome>, StoreError>),
+    /// The state of each of the sessions where it was read, or why none was.
+    Read(Batch, Result<Vec<Option<State>>, StoreError>),
+    /// The time has come.
+    Waited(Batch),
+}
+
+/// The result of a call.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Whether there is evidence for every session that the index has shown, and the index has been read often enough.
+    pub result: Result<(), StoreError>,
+    /// How many sessions this call has changed to revoked.
+    pub count: u64,
+    /// Whether a write has been sent.
+    pub began: bool,
+    /// For the log.
+    pub statistics: Statistics,
+}
+
+/// What the log reports of a call. Nothing is decided by these numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Statistics {
+    /// Reads of the index begun.
+    pub passes: u64,
+    /// Pages read.
+    pub pages: u64,
+    /// Index entries read, revoked and repeated ones included.
+    pub seen: u64,
+    /// Batches sent, those sent again included.
+    pub batches: u64,
+    /// Requests that were sent again, wholly or in part.
+    pub retries: u64,
+}
+
+impl Schedule {
+    /// A call of this session that begins now.
+    #[must_use]
+    pub fn new(caller: TokenHash, budget: Budget, now: Instant) -> Self {
+        Self {
+            caller,
+            budget,
+            pace: Pace::unlimited(now),
+            ledger: Ledger::default(),
+            index: Index::Due(PageRead { from: None, made: 0, at: now }),
+            shows_new: false,
+            unsent: VecDeque::new(),
+            ready: Vec::new(),
+            open_batches: 0,
+            waiting_batches: 0,
+            began: false,
+            error: None,
+            stopped: false,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// The next thing to do at this time; `None` if all that can be done is under way. The call is over when nothing is.
+    ///
+    /// Batches come before the index, so that they are sent on the connection that has just answered.
+    pub fn next(&mut self, now: Instant) -> Option<Step> {
+        while let Some(batch) = self.ready.pop().or_else(|| self.new_batch(now)) {
+            if let Some(step) = self.next_of_batch(batch, now) {
+                return Some(step);
+            }
+        }
+        self.next_page()
+    }
+
+    /// Learns what became of a step. `random` is from 0 to 1.
+    pub fn apply(&mut self, event: Event, now: Instant, random: f64) {
+        match event {
+            Event::PageRead(page) => self.page_read(page, now, random),
+            Event::Written(batch, outcomes) => self.written(batch, outcomes, now, random),
+            Event::Read(batch, states) => self.read(batch, states, now, random),
+            Event::Waited(batch) => {
+                self.waiting_batches -= usize::from(batch.waits);
+                self.ready.push(batch);
+            }
+        }
+    }
+
+    /// The result, once nothing is under way. Success takes evidence: it does not follow from the absence of errors.
+    #[must_use]
+    pub fn finish(self) -> Outcome {
+        let count = self.ledger.count();
+        let proven = matches!(self.index, Index::Complete) && self.unsent.is_empty() && self.ledger.is_closed();
+        let result = match self.error {
+            Some(error) => Err(error),
+            None if proven => Ok(()),
+            None => Err(StoreError::OutOfTime),
+        };
+        Outcome { result, count, began: self.began, statistics: self.statistics }
+    }
+
+    /// Takes sessions that wait to be sent. A batch costs the same whether it is full or not, so one that is not full waits
+    /// for the next page.
+    fn new_batch(&mut self, now: Instant) -> Option<Batch> {
+        let more_to_come = matches!(self.index, Index::UnderWay(_) | Index::Due(PageRead { from: Some(_), .. }));
+        let enough = self.unsent.len() >= BATCH_SIZE || !self.unsent.is_empty() && !more_to_come;
+        if !enough || self.stopped || self.open_batches == IN_FLIGHT {
+            return None;
+        }
+        self.open_batches += 1;
+        let open: Vec<_> = self.unsent.drain(..self.unsent.len().min(BATCH_SIZE)).collect();
+        Some(Batch {
+            size: open.len(),
+            open,
+            sent: Vec::new(),
+            since: now,
+            made: 0,
+            not_before: now,
+            waits: false,
+            reads_until: None,
+            error: None,
+        })
+    }
+
+    /// A page is read ahead as long as little waits to be sent. Another read of the index begins when nothing does.
+    fn next_page(&mut self) -> Option<Step> {
+        let Index::Due(read) = &self.index else { return None };
+        let is_time = match read.from {
+            Some(_) => self.unsent.len() < IN_FLIGHT * BATCH_SIZE,
+            None => self.unsent.is_empty() && self.waiting_batches == 0,
+        };
+        let timeout = self.budget.read_timeout(read.made, read.at)?;
+        if !is_time || self.stopped {
+            return None;
+        }
+        self.statistics.passes += u64::from(read.from.is_none() && read.made == 0);
+        self.statistics.retries += u64::from(read.made > 0);
+        let step = Step::ReadPage(read.from.clone(), read.at, timeout);
+        if let Index::Due(read) = std::mem::replace(&mut self.index, Index::Complete) {
+            self.index = Index::UnderWay(read);
+        }
+        Some(step)
+    }
+
+    fn page_read(&mut self, page: Result<Page, StoreError>, now: Instant, random: f64) {
+        let Index::UnderWay(read) = std::mem::replace(&mut self.index, Index::Complete) else { return };
+        match page {
+            Ok(page) => {
+                self.budget.answered_after(now - read.at);
+                self.statistics.pages += 1;
+                self.statistics.seen += page.scanned;
+                for session in page.token_hashes {
+                    // The caller's own session is never written: it enters no list.
+                    if session != self.caller && self.ledger.enter(&session) {
+                        self.unsent.push_back(session);
+                        self.shows_new = true;
+                    }
+                }
+                // The last page of a read that has shown something new is not the last page of the call.
+                if page.next.is_some() || std::mem::take(&mut self.shows_new) {
+                    self.index = Index::Due(PageRead { from: page.next, made: 0, at: now });
+                }
+            }
+            Err(error) if error.is_retryable() && read.made + 1 < ATTEMPTS => {
+                let made = read.made + 1;
+                let at = self.budget.retry_at(&error, made, now, random);
+                self.index = Index::Due(PageRead { made, at, ..read });
+            }
+            Err(error) => note(&mut self.error, error),
+        }
+    }
+
+    /// The next step of a batch; `None` if it has ended.
+    fn next_of_batch(&mut self, mut batch: Batch, now: Instant) -> Option<Step> {
+        if batch.reads_until.is_none() {
+            let to_read = self.open_sessions(&batch, |standing, _| standing.needs_read());
+            if !to_read.is_empty() && batch.made < ATTEMPTS {
+                return self.next_read(batch, to_read, now);
+            }
+            let to_write = self.open_sessions(&batch, |standing, _| standing == Standing::ToWrite);
+            let waited = std::mem::take(&mut batch.waits);
+            if !to_write.is_empty() && batch.made < ATTEMPTS {
+                let at = if waited { now } else { self.pace.reserve(to_write.len(), batch.not_before.max(now)) };
+                if self.budget.may_write(at) {
+                    return Some(self.next_write(batch, to_write, at, now));
+                }
+            }
+            // No further write is possible, but it is not known yet what the earlier ones have done.
+            let straggling = self.open_sessions(&batch, |_, doubt| doubt == Effect::StillPossible).is_empty();
+            let answer_by = self.budget.answer_by;
+            batch.reads_until = Some(if straggling { answer_by.min(now + STRAGGLING) } else { answer_by });
+            (batch.not_before, batch.made) = (now, 0);
+        }
+        let in_doubt = self.open_sessions(&batch, |standing, doubt| standing.needs_read() || doubt > Effect::None);
+        if in_doubt.is_empty() || batch.reads_until.is_none_or(|until| until <= now) {
+            return self.end(batch);
+        }
+        self.next_read(batch, in_doubt, now)
+    }
+
+    fn next_write(&mut self, mut batch: Batch, sessions: Vec<TokenHash>, at: Instant, now: Instant) -> Step {
+        if at > now {
+            batch.waits = true;
+            self.waiting_batches += 1;
+            return Step::Wait(batch, at);
+        }
+        self.began = true;
+        self.statistics.batches += 1;
+        self.statistics.retries += u64::from(!batch.sent.is_empty());
+        let timeout = self.budget.write_timeout(batch.made);
+        (batch.sent, batch.since) = (sessions, now);
+        Step::Write(batch, timeout)
+    }
+
+    fn next_read(&mut self, mut batch: Batch, sessions: Vec<TokenHash>, now: Instant) -> Option<Step> {
+        if batch.not_before > now {
+            let until = batch.not_before;
+            return Some(Step::Wait(batch, until));
+        }
+        let Some(timeout) = self.budget.read_timeout(batch.made, now) else { return self.end(batch) };
+        (batch.sent, batch.since) = (sessions, now);
+        Some(Step::Read(batch, timeout))
+    }
+
+    fn end(&mut self, batch: Batch) -> Option<Step> {
+        self.open_batches -= 1;
+        if !batch.open.is_empty() {
+            // One session that cannot be written must not keep others from being revoked, but a table that accepts nothing
+            // is left alone.
+            self.stopped |= batch.open.len() == batch.size;
+            note(&mut self.error, batch.error.unwrap_or(StoreError::OutOfTime));
+        }
+        None
+    }
+
+    fn written(
+        &mut self,
+        mut batch: Batch,
+        result: Result<Vec<StatementOutcome>, StoreError>,
+        now: Instant,
+        random: f64,
+    ) {
+        let (mut passed, mut throttled, mut retry_at) = (0, 0, now);
+        match result {
+            Ok(outcomes) => {
+                self.budget.answered_after(now - batch.since);
+                for (session, outcome) in batch.sent.iter().zip(outcomes) {
+                    self.ledger.reported(session, &outcome);
+                    passed += usize::from(outcome == StatementOutcome::Changed);
+                    throttled += usize::from(matches!(outcome, StatementOutcome::Throttled(_)));
+                    if let Some(error) = outcome.into_error() {
+                        retry_at = self.budget.retry_at(&error, batch.made + 1, now, random);
+                        note(&mut batch.error, error);
+                    }
+                }
+            }
+            Err(error) => {
+                for session in &batch.sent {
+                    self.ledger.not_reported(session, &error);
+                }
+                throttled = if error.is_throttle() { batch.sent.len() } else { 0 };
+                retry_at = self.budget.retry_at(&error, batch.made + 1, now, random);
+                note(&mut batch.error, error);
+            }
+        }
+        self.pace.learn(passed, throttled, now);
+        batch.not_before = retry_at;
+        self.attempted(batch, true);
+    }
+
+    fn read(&mut self, mut batch: Batch, result: Result<Vec<Option<State>>, StoreError>, now: Instant, random: f64) {
+        let mut failed = batch.reads_until.is_some();
+        match result {
+            Ok(states) => {
+                self.budget.answered_after(now - batch.since);
+                failed |= states.contains(&None);
+                for (session, state) in batch.sent.iter().zip(states) {
+                    let result = state.map_or(Ok(()), |state| self.ledger.was_read(session, state));
+                    result.unwrap_or_else(|error| note(&mut batch.error, error));
+                }
+            }
+            Err(error) => {
+                // It may be permanent for now only, but no write is attempted any more.
+                batch.made = if error.is_retryable() { batch.made } else { ATTEMPTS };
+                failed = true;
+                note(&mut batch.error, error);
+            }
+        }
+        if failed {
+            batch.not_before = self.budget.backoff(batch.made + 1, now, random);
+        }
+        self.attempted(batch, failed);
+    }
+
+    /// Counts an attempt that has closed no session, and lets the next step be decided.
+    fn attempted(&mut self, mut batch: Batch, failed: bool) {
+        let before = batch.open.len();
+        batch.open.retain(|session| self.ledger.of(session).0.is_open());
+        batch.made = if batch.open.len() < before { 0 } else { batch.made + u32::from(failed) };
+        self.ready.push(batch);
+    }
+
+    /// The open sessions of a batch for which this holds, given their standing and the doubt about them.
+    fn open_sessions(&self, batch: &Batch, holds: impl Fn(Standing, Effect) -> bool) -> Vec<TokenHash> {
+        let holds = |session: &&TokenHash| {
+            let (standing, doubt) = self.ledger.of(session);
+            standing.is_open() && holds(standing, doubt)
+        };
+        batch.open.iter().filter(holds).cloned().collect()
+    }
+}
+
+impl Batch {
+    /// The sessions that the step is about.
+    #[must_use]
+    pub fn sessions(&self) -> &[TokenHash] {
+        &self.sent
+    }
+}
+
+/// Of several errors, the latest is reported, and a permanent one before a retryable one.
+fn note(error: &mut Option<StoreError>, latest: StoreError) {
+    if error.as_ref().is_none_or(StoreError::is_retryable) {
+        *error = Some(latest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    const ROUND_TRIP: Duration = Duration::from_millis(5);
+
+    /// What happens to a write of one session.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Fate {
+        /// It is answered truthfully, if nothing else happens.
+        Answered,
+        /// Somebody else revokes the session just before, so its condition fails.
+        OvertakenByOthers,
+        Throttled,
+        Refused,
+        /// An error, after it was applied.
+        ErrorAfter,
+        /// An error that may have been applied, but was not.
+        ErrorBefore,
+        /// No response, after it was applied.
+        SilentAfter,
+        /// No response, and it was not applied.
+        SilentBefore,
+        /// No response, and it is applied while the next request is under way.
+        Late,
+        /// No response, and it is applied while the request after the next is under way.
+        Later,
+    }
+
+    /// Those of the first and the second session of a batch.
+    type Fates = [Fate; 2];
+
+    const STATEMENT: [Fate; 6] =
+        [Fate::Answered, Fate::OvertakenByOthers, Fate::Throttled, Fate::Refused, Fate::ErrorAfter, Fate::ErrorBefore];
+    /// These happen to all sessions of a request.
+    const SILENT: [Fate; 4] = [Fate::SilentAfter, Fate::SilentBefore, Fate::Late, Fate::Later];
+
+    /// What the table holds.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Truth {
+        Live,
+        RevokedByThis,
+        RevokedByOthers,
+    }
+
+    /// A table of `sessions` sessions that fails as a script says, and works when the script is over.
+    struct Model<'a> {
+        script: &'a [Fates],
+        /// Writes so far.
+        writes: usize,
+        /// By session; its number is its hash.
+        truth: Vec<Truth>,
+        /// Writes that will be applied after so many further requests.
+        late: Vec<(usize, usize)>,
+    }
+
+    impl Model<'_> {
+        fn perform(&mut self, step: Step) -> (Event, Duration) {
+            match step {
+                Step::ReadPage(..) => {
+                    let token_hashes =
+                        (0..self.truth.len()).map(|number| TokenHash::from_table(NAMES[number])).collect();
+                    (Event::PageRead(Ok(Page { token_hashes, scanned: 0, next: None })), ROUND_TRIP)
+                }
+                Step::Wait(batch, until) => {
+                    let pause = until - batch.since;
+                    (Event::Waited(batch), pause)
+                }
+                Step::Read(batch, _) => {
+                    let state = |session: &TokenHash| match self.truth[number(session)] {
+                        Truth::Live => State::Live,
+                        Truth::RevokedByThis => State::RevokedByThis,
+                        Truth::RevokedByOthers => State::NothingToRevoke,
+                    };
+                    let states = batch.sessions().iter().map(|session| Some(state(session))).collect();
+                    self.let_late_writes_be_applied();
+                    (Event::Read(batch, Ok(states)), ROUND_TRIP)
+                }
+                Step::Write(batch, timeout) => {
+                    self.let_late_writes_be_applied();
+                    let fates = self.script.get(self.writes).copied().unwrap_or([Fate::Answered; 2]);
+                    self.writes += 1;
+                    let silent = fates.iter().any(|fate| SILENT.contains(fate));
+                    let sessions = batch.sessions().iter().zip(fates);
+                    let outcomes = sessions.map(|(session, fate)| self.write(number(session), fate)).collect();
+                    if silent {
+                        let error = StoreError::no_response("BatchExecuteStatement", timeout.patience);
+                        (Event::Written(batch, Err(error)), timeout.patience)
+                    } else {
+                        (Event::Written(batch, Ok(outcomes)), ROUND_TRIP)
+                    }
+                }
+            }
+        }
+
+        fn write(&mut self, session: usize, fate: Fate) -> StatementOutcome {
+            let truth = &mut self.truth[session];
+            let mut apply = || {
+                let changes = *truth == Truth::Live;
+                if changes {
+                    *truth = Truth::RevokedByThis;
+                }
+                if changes { StatementOutcome::Changed } else { StatementOutcome::Unchanged }
+            };
+            match fate {
+                Fate::Answered | Fate::SilentAfter => apply(),
+                Fate::ErrorAfter => {
+                    apply();
+                    StatementOutcome::Unreported
+                }
+                Fate::OvertakenByOthers => {
+                    if *truth == Truth::Live {
+                        *truth = Truth::RevokedByOthers;
+                    }
+                    StatementOutcome::Unchanged
+                }
+                Fate::Throttled => StatementOutcome::Throttled("ThrottlingError".to_owned()),
+                Fate::Refused => StatementOutcome::Refused("ValidationError".to_owned()),
+                Fate::ErrorBefore | Fate::SilentBefore => StatementOutcome::Unreported,
+                Fate::Late | Fate::Later => {
+                    self.late.push((usize::from(fate == Fate::Later), session));
+                    StatementOutcome::Unreported
+                }
+            }
+        }
+
+        fn let_late_writes_be_applied(&mut self) {
+            for (requests, session) in std::mem::take(&mut self.late) {
+                match requests.checked_sub(1) {
+                    Some(requests) => self.late.push((requests, session)),
+                    None => drop(self.write(session, Fate::Answered)),
+                }
+            }
+        }
+    }
+
+    const NAMES: [&str; 2] = ["0", "1"];
+
+    fn number(session: &TokenHash) -> usize {
+        session.as_str().parse().expect("a number")
+    }
+
+    fn budget(now: Instant) -> Budget {
+        let wall = SystemTime::UNIX_EPOCH;
+        Budget::until(wall + Duration::from_secs(29), wall, now)
+    }
+
+    /// Runs a call against a model to its end, one request after another.
+    fn run(model: &mut Model<'_>) -> Outcome {
+        let mut now = Instant::now();
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        let mut steps = VecDeque::new();
+        loop {
+            while let Some(step) = schedule.next(now) {
+                steps.push_back(step);
+            }
+            let Some(step) = steps.pop_front() else { return schedule.finish() };
+            let (event, took) = model.perform(step);
+            now += took;
+            schedule.apply(event, now, 0.5);
+        }
+    }
+
+    /// Runs a call of some sessions, whose writes have these fates, and compares its answer with the truth. Returns how many
+    /// of the fates have been used.
+    fn check(sessions: usize, script: &[Fates]) -> usize {
+        let mut model = Model { script, writes: 0, truth: vec![Truth::Live; sessions], late: Vec::new() };
+        let outcome = run(&mut model);
+        let is = |truth: Truth| model.truth.iter().filter(|found| **found == truth).count();
+        assert_eq!(outcome.count, is(Truth::RevokedByThis) as u64, "{script:?}: {outcome:?}");
+        let refused = script.iter().take(model.writes).flatten().any(|fate| *fate == Fate::Refused);
+        match outcome.result {
+            Ok(()) => assert_eq!(is(Truth::Live), 0, "{script:?}"),
+            Err(StoreError::StatementRefused(_)) => assert!(refused, "{script:?}"),
+            Err(error) => panic!("{script:?}: {error}"),
+        }
+        model.writes
+    }
+
+    /// Checks all scripts of `length` writes, the first of which has one of the fates in `first`, and each further one one of
+    /// `fates`. Scripts that differ only in writes that are not made are one run. Returns the number of runs.
+    fn check_all(sessions: usize, first: &[Fates], fates: &[Fates], length: usize) -> usize {
+        let of = |position| if position == 0 { first } else { fates };
+        let mut choice = vec![0; length];
+        let mut runs = 0;
+        loop {
+            let script: Vec<_> = choice.iter().enumerate().map(|(position, index)| of(position)[*index]).collect();
+            let used = check(sessions, &script).min(length);
+            runs += 1;
+            let another = |position: &usize| choice[*position] + 1 < of(*position).len();
+            let Some(position) = (0..used).rev().find(another) else { return runs };
+            choice[position] += 1;
+            choice[position + 1..].fill(0);
+        }
+    }
+
+    #[test]
+    fn the_count_is_exact_for_every_sequence_of_five_fates_of_one_session() {
+        let fates: Vec<_> = STATEMENT.iter().chain(&SILENT).map(|fate| [*fate, Fate::Answered]).collect();
+        let runs = check_all(1, &fates, &fates, 5);
+        println!("{} sequences in {runs} runs", fates.len().pow(5));
+        assert_eq!(runs, 2_134);
+    }
+
+    #[test]
+    fn the_count_is_exact_for_every_sequence_of_three_fates_of_two_sessions_in_a_batch() {
+        let pairs = |fates: &[Fate]| -> Vec<Fates> {
+            fates.iter().flat_map(|first| fates.iter().map(|second| [*first, *second])).collect()
+        };
+        let fates = [pairs(&STATEMENT), pairs(&SILENT)].concat();
+        // The two sessions are alike, so half of the first pairs will do.
+        let first: Vec<_> = fates.iter().copied().filter(|[first, second]| first <= second).collect();
+        let runs = check_all(2, &first, &fates, 3);
+        println!("{} sequences in {runs} runs", first.len() * fates.len().pow(2));
+        assert!(runs > 20_000, "{runs}");
+    }
+
+    fn sessions(range: std::ops::Range<usize>) -> Vec<TokenHash> {
+        range.map(|number| TokenHash::from_table(&number.to_string())).collect()
+    }
+
+    fn page(token_hashes: Vec<TokenHash>) -> Event {
+        Event::PageRead(Ok(Page { token_hashes, scanned: 0, next: None }))
+    }
+
+    /// A call that has been shown these sessions, and its steps after that.
+    fn shown(token_hashes: Vec<TokenHash>, now: Instant) -> (Schedule, Vec<Step>) {
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        assert!(matches!(schedule.next(now), Some(Step::ReadPage(None, ..))));
+        schedule.apply(page(token_hashes), now, 0.5);
+        let steps = steps(&mut schedule, now);
+        (schedule, steps)
+    }
+
+    fn steps(schedule: &mut Schedule, now: Instant) -> Vec<Step> {
+        std::iter::from_fn(|| schedule.next(now)).collect()
+    }
+
+    fn all_changed(step: Step) -> Event {
+        let Step::Write(batch, _) = step else { panic!("{step:?}") };
+        let outcomes = batch.sessions().iter().map(|_| StatementOutcome::Changed).collect();
+        Event::Written(batch, Ok(outcomes))
+    }
+
+    #[test]
+    fn a_first_read_of_the_index_that_shows_only_the_caller_is_enough() {
+        let (schedule, steps) = shown(vec![TokenHash::from_table("caller")], Instant::now());
+        assert!(steps.is_empty(), "{steps:?}");
+        let outcome = schedule.finish();
+        assert!(outcome.result.is_ok() && !outcome.began);
+    }
+
+    #[test]
+    fn the_index_is_read_again_beside_the_last_batches_and_after_them_in_order() {
+        let now = Instant::now();
+        let (mut schedule, mut first) = shown(sessions(0..500), now);
+        assert!(matches!(first.pop(), Some(Step::ReadPage(None, ..))));
+        assert_eq!(first.len(), IN_FLIGHT);
+        // What it repeats is not written again.
+        schedule.apply(page(sessions(0..500)), now, 0.5);
+        assert!(steps(&mut schedule, now).is_empty());
+        for step in first {
+            schedule.apply(all_changed(step), now, 0.5);
+        }
+        let outcome = schedule.finish();
+        assert!(outcome.result.is_ok());
+        assert_eq!((outcome.count, outcome.statistics.passes), (500, 2));
+    }
+
+    #[test]
+    fn the_index_is_not_read_again_while_a_session_waits_to_be_sent() {
+        let now = Instant::now();
+        let (mut schedule, mut first) = shown(sessions(0..501), now);
+        assert_eq!(first.len(), IN_FLIGHT);
+        assert!(first.iter().all(|step| matches!(step, Step::Write(..))));
+        schedule.apply(all_changed(first.remove(0)), now, 0.5);
+        let next = steps(&mut schedule, now);
+        assert!(matches!(&next[..], [Step::Write(..), Step::ReadPage(None, ..)]), "{next:?}");
+    }
+
+    #[test]
+    fn the_index_is_read_until_it_shows_nothing_new() {
+        let now = Instant::now();
+        let (mut schedule, first) = shown(sessions(0..1), now);
+        schedule.apply(page(sessions(0..2)), now, 0.5);
+        let second = steps(&mut schedule, now);
+        assert!(matches!(&second[..], [Step::Write(..), Step::ReadPage(None, ..)]), "{second:?}");
+        schedule.apply(page(sessions(0..2)), now, 0.5);
+        for step in first.into_iter().chain(second).filter(|step| matches!(step, Step::Write(..))) {
+            schedule.apply(all_changed(step), now, 0.5);
+        }
+        assert!(steps(&mut schedule, now).is_empty());
+        let outcome = schedule.finish();
+        assert!(outcome.result.is_ok());
+        assert_eq!((outcome.count, outcome.statistics.passes), (2, 3));
+    }
+
+    #[test]
+    fn success_takes_evidence_for_every_session_that_was_shown() {
+        let now = Instant::now();
+        let (mut schedule, _batches_that_never_return) = shown(sessions(0..1), now);
+        schedule.apply(page(sessions(0..1)), now, 0.5);
+        assert!(matches!(schedule.finish().result, Err(StoreError::OutOfTime)));
+    }
+
+    #[test]
+    fn a_permanent_error_is_reported_whenever_it_comes() {
+        let retryable = || StoreError::OutOfTime;
+        let permanent = || StoreError::BadItem("user_id");
+        for errors in [[permanent(), retryable()], [retryable(), permanent()]] {
+            let mut reported = None;
+            for error in errors {
+                note(&mut reported, error);
+            }
+            assert!(matches!(reported, Some(StoreError::BadItem(_))));
+        }
+    }
+
+    #[test]
+    fn a_table_that_accepts_nothing_gets_no_further_batches() {
+        let now = Instant::now();
+        let (mut schedule, first) = shown(sessions(0..1_000), now);
+        for step in first {
+            let Step::Write(batch, _) = step else { panic!("{step:?}") };
+            let error = StoreError::Refused { operation: "BatchExecuteStatement", cause: String::new(), hint: "" };
+            schedule.apply(Event::Written(batch, Err(error)), now, 0.5);
+        }
+        assert!(steps(&mut schedule, now).is_empty());
+        let outcome = schedule.finish();
+        assert!(matches!(outcome.result, Err(StoreError::Refused { .. })));
+        assert_eq!((outcome.count, outcome.began), (0, true));
+    }
+}
