@@ -3,13 +3,13 @@
 //! trial says so.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use dynoxide::Database;
 use dynoxide::errors::DynoxideError;
 use dynoxide::storage_backend::Clock;
+use dynoxide::{Database, ImportOptions};
 use fastrand::Rng;
 use saphyr::{LoadableYamlNode, Yaml};
 use serde::Serialize;
@@ -42,8 +42,8 @@ pub struct Service {
     on_their_way: BTreeMap<(u64, Moment), Entry>,
     /// When the latest change of an entry arrives. Changes of one entry arrive in their order.
     latest: BTreeMap<(String, String), u64>,
-    /// What the index was ever sent, so that it can be emptied.
-    entries: BTreeMap<(String, String), ()>,
+    /// What the index holds.
+    entries: BTreeSet<(String, String)>,
     partitions: BTreeMap<String, Room>,
     pub throttled: u64,
     pub carried_out: u64,
@@ -79,7 +79,7 @@ impl Service {
             moment: 0,
             on_their_way: BTreeMap::new(),
             latest: BTreeMap::new(),
-            entries: BTreeMap::new(),
+            entries: BTreeSet::new(),
             partitions: BTreeMap::new(),
             throttled: 0,
             carried_out: 0,
@@ -198,21 +198,18 @@ impl Service {
         let before = user_of(self.history.item(hash));
         let after = user_of(item.as_ref());
         if let Some(user) = before.filter(|user| Some(user) != after.as_ref()) {
-            self.send_to_index(user, hash, None, now, by == Actor::Nobody);
+            self.send_to_index(user, hash, None, now);
         }
         if let Some(user) = after {
-            let projected = ["token_hash", "user_id", "status"];
-            let entry = item.iter().flatten().filter(|(name, _)| projected.contains(&name.as_str()));
-            let entry = entry.map(|(name, value)| (name.clone(), value.clone())).collect();
-            self.send_to_index(user, hash, Some(entry), now, by == Actor::Nobody);
+            self.send_to_index(user, hash, item.as_ref().map(projected), now);
         }
         self.history.record(hash, Change { moment, at: now, by, item });
     }
 
-    fn send_to_index(&mut self, user: String, hash: &str, item: Option<Item>, now: u64, at_once: bool) {
+    fn send_to_index(&mut self, user: String, hash: &str, item: Option<Item>, now: u64) {
         let moment = self.moment();
         let mut rng = Rng::with_seed(self.seed ^ moment.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let lag = if at_once { 0 } else { lag(self.behaviour.lag, &mut rng) };
+        let lag = lag(self.behaviour.lag, &mut rng);
         let key = (user, hash.to_owned());
         let latest = self.latest.entry(key.clone()).or_default();
         *latest = (*latest).max(now + lag);
@@ -225,23 +222,44 @@ impl Service {
                 break;
             }
             let entry = first.remove();
-            self.entries.insert((entry.user.clone(), entry.hash.clone()), ());
+            let key = (entry.user, entry.hash);
             match entry.item {
                 Some(item) => {
                     let body = json!({"TableName": REPLICA, "Item": item});
                     self.call(&body, Database::put_item).expect("the index to be written");
+                    self.entries.insert(key);
                 }
-                None => self.delete(REPLICA, &json!({"user_id": s(entry.user), "token_hash": s(entry.hash)})),
+                None => {
+                    self.entries.remove(&key);
+                    self.delete(REPLICA, &json!({"user_id": s(key.0), "token_hash": s(key.1)}));
+                }
             }
         }
     }
 
+    /// What table and index hold when the trial begins.
+    pub fn fill(&mut self, items: Vec<Item>) {
+        let import = |table: &str, items: &[Item]| {
+            let items = serde_json::from_value(json!(items)).expect("items");
+            self.database.import_items(table, items, ImportOptions::default()).expect("items to be imported");
+        };
+        import(TABLE, &items);
+        import(REPLICA, &items.iter().map(projected).collect::<Vec<_>>());
+        for item in items {
+            let of = |name| text(&item, name).expect("a key").to_owned();
+            let (user, hash) = (of("user_id"), of("token_hash"));
+            self.entries.insert((user, hash.clone()));
+            let moment = self.moment();
+            self.history.record(&hash, Change { moment, at: 0, by: Actor::Nobody, item: Some(item) });
+        }
+    }
+
     /// Writes an item as an application does.
-    pub fn put(&mut self, item: &Item, by: Actor, now: u64) {
+    pub fn put(&mut self, item: &Item, now: u64) {
         let body = json!({"TableName": TABLE, "Item": item});
         self.call(&body, Database::put_item).expect("the item to be written");
         let hash = text(item, "token_hash").expect("a key").to_owned();
-        self.record(&hash, Some(item.clone()), by, now);
+        self.record(&hash, Some(item.clone()), Actor::Others, now);
     }
 
     pub fn remove(&mut self, hash: &str, now: u64) {
@@ -284,13 +302,23 @@ impl Service {
         self.call(&json!({"TableName": table, "Key": key}), Database::delete_item).expect("an item to be deleted");
     }
 
-    /// Empties table and index for the next trial.
+    /// Empties table and index for the next trial. What the history does not know is not deleted, so this is only for a trial
+    /// in which all was right.
     pub fn clear(&mut self) {
-        for hash in self.table().keys() {
-            self.delete(TABLE, &json!({"token_hash": s(hash.as_str())}));
-        }
-        for (user, hash) in std::mem::take(&mut self.entries).into_keys() {
-            self.delete(REPLICA, &json!({"user_id": s(user), "token_hash": s(hash)}));
+        let table = self.history.items().map(|(hash, _)| json!({"token_hash": s(hash.as_str())})).collect();
+        self.delete_all(TABLE, table);
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        self.delete_all(
+            REPLICA,
+            entries.map(|(user, hash)| json!({"user_id": s(user), "token_hash": s(hash)})).collect(),
+        );
+    }
+
+    fn delete_all(&self, table: &str, keys: Vec<Value>) {
+        for keys in keys.chunks(25) {
+            let deletes: Vec<_> = keys.iter().map(|key| json!({"DeleteRequest": {"Key": key}})).collect();
+            let body = json!({"RequestItems": {table: deletes}});
+            self.call(&body, Database::batch_write_item).expect("items to be deleted");
         }
     }
 
@@ -321,6 +349,12 @@ impl Service {
 
 fn reply(result: Result<Value, Reply>) -> Reply {
     result.map_or_else(|error| error, |body| Reply { status: 200, body })
+}
+
+/// What the index shows of an item.
+fn projected(item: &Item) -> Item {
+    let shown = |(name, _): &(&String, &Value)| ["token_hash", "user_id", "status"].contains(&name.as_str());
+    item.iter().filter(shown).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// A failed statement of a batch.

@@ -191,7 +191,7 @@ pub enum Fault {
     StatementsAfter(u64),
     /// Only this part of a batch is carried out and answered.
     Curtailed(f64),
-    /// Only this part of the answer to a batch arrives, or of the items that were read.
+    /// Only this part of the answer to a batch arrives.
     TailLost(f64),
     /// All is carried out, and the answer is an empty object.
     Empty,
@@ -304,8 +304,7 @@ impl Fault {
     pub fn can_meet(kind: usize, step: Step) -> bool {
         match kind {
             0..=14 => true,
-            15..=18 | 20 => step.is_write(),
-            19 => step.is_write() || step == Step::Sessions && crate::heart::READS_IN_BATCHES,
+            15..=20 => step.is_write(),
             21 => step == Step::Sessions && crate::heart::READS_IN_BATCHES,
             22 => step.is_page(),
             23 => step == Step::FurtherPage && crate::heart::COUNTS_A_SESSION_ONCE,
