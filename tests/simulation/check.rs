@@ -1,0 +1,236 @@
+//! What must hold after every call, and at the end, whatever has happened. It is judged by the history, which knows more than any
+//! client can: where no client could have known, it says so and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dynamodb::Service;
+use crate::heart;
+use crate::history::{Actor, Call, Item, Moment, is_done, s, text};
+use crate::plan::Step;
+use crate::world::{ALICE, World, epoch_seconds_at};
+
+/// What a change that comes so shortly before the answer is, in milliseconds: the function's last read may have been before it.
+const LAST_MOMENT: u64 = 150;
+/// With this many milliseconds a call has all the time that it needs for a few faults.
+const AMPLE_TIME: u64 = 20_000;
+
+/// The status of a call's answer, and how many sessions it claims to have revoked.
+pub fn claim(call: &Call) -> (u64, u64) {
+    let Some(answer) = &call.answer else { return (0, 0) };
+    let count = if answer.status == 200 { &answer.body["count"] } else { &answer.body["error"]["details"]["revoked"] };
+    (answer.status, count.as_u64().unwrap_or_default())
+}
+
+/// Whether a session signs in.
+pub fn is_active(item: &Item, seconds: f64) -> bool {
+    let expires = text(item, "expires_at").and_then(|at| at.parse::<f64>().ok());
+    text(item, "status") == Some("active") && expires.is_some_and(|at| at > seconds)
+}
+
+/// After a call has been answered.
+pub fn after_call(world: &mut World, number: usize) {
+    let call = &world.calls[&number];
+    let mut wrong = Vec::new();
+    in_time(call, &mut wrong);
+    by_an_active_session(&world.service, call, &mut wrong);
+    status_is_right(world, call, &mut wrong);
+    only_revocations(&world.service, call, &mut wrong);
+    let uncounted = count_is_exact(&world.service, call, &mut wrong);
+    everything_shown_is_done(&world.service, call, &mut wrong);
+    requests_are_bounded(call, &mut wrong);
+    world.report.calls += 1;
+    world.report.uncounted += uncounted;
+    world.report.claimed += claim(call).1;
+    let wrong: Vec<_> = wrong.into_iter().map(|wrong| format!("call {number}: {wrong}")).collect();
+    world.wrong.extend(wrong);
+}
+
+/// At the end of a trial.
+pub fn the_end(world: &mut World) {
+    let table = world.service.table();
+    let known: BTreeMap<_, _> =
+        world.service.history.items().map(|(hash, item)| (hash.clone(), item.clone())).collect();
+    if table != known {
+        world.wrong.push("the table holds what nobody has written".to_owned());
+    }
+    let callers: BTreeSet<_> = world.calls.values().last().map(|call| call.caller.clone()).into_iter().collect();
+    for (hash, item) in &table {
+        if !callers.contains(hash) && !is_done(Some(item), ALICE) {
+            world.wrong.push(format!("{:?} is not revoked in the end", text(item, "session_id")));
+        }
+    }
+    // What was carried out after the answer is no call's fault, but it is counted by none.
+    for call in world.calls.values() {
+        let late =
+            world.service.history.changes_of(call.number).filter(|(_, _, change)| change.moment > call.end_moment);
+        world.report.late += late.count() as u64;
+    }
+}
+
+fn in_time(call: &Call, wrong: &mut Vec<String>) {
+    let margin = (call.timeout / 20).min(250);
+    let took = call.end - call.begin;
+    if took + margin > call.timeout {
+        wrong.push(format!("took {took} ms of {} ms", call.timeout));
+    }
+}
+
+/// The caller as the function saw it: the item that its consistent read showed.
+fn caller<'a>(service: &'a Service, call: &Call) -> Option<&'a Item> {
+    let read = call.reads.get(&call.caller)?.first()?;
+    service.history.at(&call.caller, *read)
+}
+
+fn by_an_active_session(service: &Service, call: &Call, wrong: &mut Vec<String>) {
+    let (status, _) = claim(call);
+    let seen = caller(service, call);
+    let changed = service.history.changes_of(call.number).next().is_some();
+    if (status == 200 || changed) && !seen.is_some_and(|item| is_active(item, epoch_seconds_at(call.begin))) {
+        wrong.push("a session that is not active has revoked others".to_owned());
+    }
+    let read = call.reads.contains_key(&call.caller);
+    if status == 401 && (!read || seen.is_some_and(|item| is_active(item, epoch_seconds_at(call.end)))) {
+        wrong.push("an active session is called inactive".to_owned());
+    }
+}
+
+fn status_is_right(world: &World, call: &Call, wrong: &mut Vec<String>) {
+    let (status, _) = claim(call);
+    let by_others = |hash: &String| {
+        let mut during = world.service.history.during(hash, call.begin_moment, call.end_moment);
+        during.any(|change| change.by == Actor::Others && change.moment > call.begin_moment)
+    };
+    let brought_back = heart::RESTS_ON_EVIDENCE && call.shown.keys().any(by_others);
+    let has_time = call.timeout >= AMPLE_TIME && world.plan.sessions.len() < 300 && call.timeout > 0;
+    match status {
+        200 | 401 => {}
+        500 if call.permanent > 0 || brought_back => {}
+        503 if !has_time || call.disturbed > 2 || world.plan.service.partition.is_some() => {}
+        503 if call.disturbed > 0 && call.permanent > 0 => {}
+        500 | 503 => wrong.push(format!("{status}, though only {} requests had a fault", call.disturbed)),
+        _ => wrong.push(format!("{status} is no answer")),
+    }
+}
+
+/// What a call has changed was to be revoked by it, and nothing but the revocation was written.
+fn only_revocations(service: &Service, call: &Call, wrong: &mut Vec<String>) {
+    let seen = caller(service, call);
+    let user = seen.and_then(|item| text(item, "user_id")).unwrap_or_default();
+    let by = seen.and_then(|item| text(item, "session_id")).unwrap_or_default();
+    for (hash, before, change) in service.history.changes_of(call.number) {
+        let id = before.and_then(|item| text(item, "session_id")).unwrap_or("a new one");
+        if *hash == call.caller {
+            wrong.push("the caller's own session was written".to_owned());
+        }
+        if is_done(before, user) {
+            wrong.push(format!("{id} was not to be revoked, and was written"));
+        }
+        let (Some(before), Some(after)) = (before, &change.item) else { continue };
+        let at = text(after, "revoked_at").and_then(|at| at.parse::<f64>().ok()).unwrap_or_default();
+        if at < epoch_seconds_at(call.begin).floor() || at > epoch_seconds_at(call.end) {
+            wrong.push(format!("{id} was revoked at {at}"));
+        }
+        let mut expected = before.clone();
+        expected.insert("status".to_owned(), s("revoked"));
+        expected.insert("revoked_by".to_owned(), s(by));
+        expected.insert("revocation_id".to_owned(), s(revocation_id(call)));
+        expected.extend(after.get_key_value("revoked_at").map(|(name, value)| (name.clone(), value.clone())));
+        if *after != expected {
+            wrong.push(format!("{id} is {after:?} instead of {expected:?}"));
+        }
+    }
+}
+
+fn revocation_id(call: &Call) -> &str {
+    if heart::REVOCATION_ID_IS_LAMBDAS { &call.lambda_id } else { &call.gateway_id }
+}
+
+/// The count is the number of sessions that this call has changed before its answer. Returns how many of these no client could
+/// have known of.
+fn count_is_exact(service: &Service, call: &Call, wrong: &mut Vec<String>) -> u64 {
+    let (status, claimed) = claim(call);
+    let user = caller(service, call).and_then(|item| text(item, "user_id"));
+    let in_time = || service.history.changes_of(call.number).filter(|(_, _, change)| change.moment < call.end_moment);
+    let sessions: BTreeMap<&String, (Moment, u64)> =
+        in_time().map(|(hash, _, change)| (hash, (change.moment, change.at))).collect();
+    let (mut least, mut most, mut unknown) = (0, 0, 0);
+    for (hash, (moment, at)) in sessions {
+        let is_own = |item: &Item| is_own(item, call) && text(item, "user_id") == user;
+        if shows(service, call, hash, is_own) {
+            least += 1;
+            most += 1;
+            continue;
+        }
+        // Moved to another user since: who reads this may count it or not.
+        most += u64::from(shows(service, call, hash, |item| self::is_own(item, call)));
+        unknown += 1;
+        let mut since = service.history.during(hash, moment, call.end_moment);
+        let overwritten = since.any(|change| !change.item.as_ref().is_some_and(is_own));
+        let unreadable = call.failed_reads.iter().any(|read| *read > moment) || at + LAST_MOMENT > call.end;
+        if !overwritten && (status == 200 || !unreadable) {
+            wrong.push(format!("nobody has read what became of a write at {at} ms"));
+        }
+    }
+    if !heart::COUNTS_A_SESSION_ONCE {
+        most = in_time().count() as u64;
+    }
+    if claimed < least || claimed > most {
+        wrong.push(format!("claims {claimed}, and has revoked {least} to {most}"));
+    }
+    unknown
+}
+
+/// Whether an answer that has arrived has shown that this call has changed the session.
+fn shows(service: &Service, call: &Call, hash: &String, is_own: impl Fn(&Item) -> bool) -> bool {
+    let mut reads = call.reads.get(hash).into_iter().flatten();
+    call.changed.contains(hash) || reads.any(|read| service.history.at(hash, *read).is_some_and(&is_own))
+}
+
+fn is_own(item: &Item, call: &Call) -> bool {
+    text(item, "status") == Some("revoked") && text(item, "revocation_id") == Some(revocation_id(call))
+}
+
+/// After a 200, every other session that the index has shown was revoked, gone, or another user's at some moment since.
+fn everything_shown_is_done(service: &Service, call: &Call, wrong: &mut Vec<String>) {
+    if claim(call).0 != 200 {
+        return;
+    }
+    let user = caller(service, call).and_then(|item| text(item, "user_id")).unwrap_or_default();
+    for (hash, shown) in call.shown.iter().filter(|(hash, _)| **hash != call.caller) {
+        let mut since = service.history.during(hash, *shown, call.end_moment);
+        if !since.any(|change| is_done(change.item.as_ref(), user)) {
+            wrong.push(format!("a 200, and {} is not revoked", name(service, hash)));
+        }
+        let read = |read: &Moment| is_done(service.history.at(hash, *read), user);
+        let is_proven = call.changed.contains(hash) || call.reads.get(hash).is_some_and(|reads| reads.iter().any(read));
+        if heart::RESTS_ON_EVIDENCE && !is_proven {
+            wrong.push(format!("a 200, and nothing has shown that {} is revoked", name(service, hash)));
+        }
+    }
+}
+
+fn name<'a>(service: &'a Service, hash: &'a str) -> &'a str {
+    service.history.first(hash).and_then(|item| text(item, "session_id")).unwrap_or(hash)
+}
+
+/// The most requests that a call may send: see the terms.
+pub fn most_requests(call: &Call) -> u64 {
+    let sessions = call.shown.len() as u64;
+    let disturbed = u64::from(call.disturbed);
+    // The caller, and two looks at the index with all their pages.
+    let reads = 3 + 2 * u64::from(call.pages);
+    // Full batches, one that is not for each look, and again what a fault has left undone.
+    let writes = sessions.div_ceil(25) + u64::from(call.looks) + 1 + 3 * disturbed;
+    // Every session of a batch that had a fault may be read until it is known what became of it.
+    let sessions = sessions * (1 + disturbed.min(12)) * 12;
+    reads + writes + sessions
+}
+
+fn requests_are_bounded(call: &Call, wrong: &mut Vec<String>) {
+    let requests: u64 =
+        call.requests.iter().filter(|(step, _)| **step != Step::Connect).map(|(_, n)| u64::from(*n)).sum();
+    let most = most_requests(call);
+    if requests > most {
+        wrong.push(format!("{requests} requests, more than {most}: {:?}", call.requests));
+    }
+}

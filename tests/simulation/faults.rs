@@ -1,0 +1,241 @@
+//! What a fault does to a request at DynamoDB's end: whether it is carried out, and what is answered.
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+
+use crate::dynamodb::{Service, TABLE, statement_error};
+use crate::heart;
+use crate::history::{Actor, Call, Item, text};
+use crate::network::Response;
+use crate::plan::Fault;
+
+/// Codes of requests that were throttled.
+const THROTTLED: [(u16, &str); 4] = [
+    (400, "ThrottlingException"),
+    (400, "ProvisionedThroughputExceededException"),
+    (400, "RequestLimitExceeded"),
+    (429, "TooManyRequests"),
+];
+/// Codes of statements that can be sent again.
+const TRANSIENT: [&str; 5] = [
+    "ThrottlingError",
+    "ProvisionedThroughputExceeded",
+    "RequestLimitExceeded",
+    "TransactionConflict",
+    "InternalServerError",
+];
+/// Codes of statements that cannot.
+const PERMANENT: [&str; 3] = ["ValidationError", "AccessDenied", "ItemCollectionSizeLimitExceeded"];
+
+/// A request at DynamoDB's end.
+pub struct Request<'a> {
+    pub operation: &'a str,
+    pub body: &'a Value,
+    pub by: Actor,
+    pub now: u64,
+}
+
+/// Carries a request out as the fault allows: what is answered, and how many milliseconds late; `None` for no answer.
+pub fn carry_out(
+    service: &mut Service,
+    request: &Request,
+    fault: Option<Fault>,
+    call: Option<&mut Call>,
+) -> Option<(Response, u64)> {
+    let mut whole = || answer(service, request, request.body);
+    let error = |status: u16, code: &str| {
+        let kind = format!("com.amazonaws.dynamodb.v20120810#{code}");
+        Some((Response::Answer { status, body: json!({"__type": kind, "message": "canary-message"}) }, 0))
+    };
+    let Some(fault) = fault else { return Some((whole(), 0)) };
+    match fault {
+        Fault::Throttled(which) => {
+            let (status, code) = THROTTLED[usize::from(which) % THROTTLED.len()];
+            error(status, code)
+        }
+        Fault::InternalError => error(500, "InternalServerError"),
+        Fault::Unavailable => error(503, "ServiceUnavailable"),
+        Fault::AccessDenied => error(400, "AccessDeniedException"),
+        Fault::Invalid => error(400, "ValidationException"),
+        Fault::Garbled => Some((Response::Garbled, 0)),
+        Fault::Refused | Fault::Reset => Some((Response::Closed, 0)),
+        Fault::Hang => None,
+        Fault::SlowRequest(_) => Some((whole(), 0)),
+        Fault::SlowAnswer(late) => Some((whole(), late)),
+        Fault::LostAnswer => {
+            whole();
+            Some((Response::Closed, 0))
+        }
+        Fault::HungAnswer | Fault::Late(_) => {
+            whole();
+            None
+        }
+        Fault::GarbledAnswer => {
+            whole();
+            Some((Response::Garbled, 0))
+        }
+        Fault::ErrorAfter => {
+            whole();
+            error(500, "InternalServerError")
+        }
+        Fault::Statements(seed) => Some((fail_statements(service, request, seed, call), 0)),
+        Fault::StatementsAfter(seed) => {
+            let mut rng = Rng::with_seed(seed);
+            Some((edited(whole(), |body| fail_afterwards(body, &mut rng)), 0))
+        }
+        Fault::Curtailed(part) => {
+            let mut body = request.body.clone();
+            let statements = body["Statements"].as_array_mut().expect("statements");
+            statements.truncate(1.max((statements.len() as f64 * part) as usize));
+            Some((answer(service, request, &body), 0))
+        }
+        Fault::TailLost(part) => Some((edited(whole(), |body| lose_tail(body, part)), 0)),
+        Fault::Empty => Some((edited(whole(), |body| *body = json!({})), 0)),
+        Fault::Unprocessed(seed) => Some((leave_unprocessed(service, request, seed), 0)),
+        Fault::Twice(_) | Fault::Again(_) | Fault::Missed(_) | Fault::Stale(_) => {
+            let response = whole();
+            let stale = stale(service, call.as_deref());
+            Some((edited(response, |body| change_page(body, fault, request.body, &stale, call)), 0))
+        }
+    }
+}
+
+fn answer(service: &mut Service, request: &Request, body: &Value) -> Response {
+    let reply = service.carry_out(request.operation, body, request.by, request.now);
+    Response::Answer { status: reply.status, body: reply.body }
+}
+
+fn edited(response: Response, edit: impl FnOnce(&mut Value)) -> Response {
+    match response {
+        Response::Answer { status: 200, mut body } => {
+            edit(&mut body);
+            Response::Answer { status: 200, body }
+        }
+        other => other,
+    }
+}
+
+/// Fails some statements, and carries the others out.
+fn fail_statements(service: &mut Service, request: &Request, seed: u64, call: Option<&mut Call>) -> Response {
+    let mut rng = Rng::with_seed(seed);
+    let statements = request.body["Statements"].as_array().expect("statements");
+    let rate = rng.f64();
+    let permanent = rng.u8(0..8) == 0;
+    let codes = if permanent { &PERMANENT[..] } else { &TRANSIENT[..] };
+    let failed: Vec<_> =
+        statements.iter().map(|_| (rng.f64() < rate).then(|| codes[rng.usize(0..codes.len())])).collect();
+    if permanent
+        && failed.iter().any(Option::is_some)
+        && let Some(call) = call
+    {
+        call.permanent += 1;
+    }
+    let passed = statements.iter().zip(&failed).filter(|(_, failed)| failed.is_none());
+    let passed: Vec<_> = passed.map(|(statement, _)| statement.clone()).collect();
+    let mut responses = Vec::new();
+    if !passed.is_empty() {
+        match answer(service, request, &json!({"Statements": passed})) {
+            Response::Answer { status: 200, body } => {
+                responses.clone_from(body["Responses"].as_array().expect("responses"));
+            }
+            other => return other,
+        }
+    }
+    for (place, code) in failed.iter().enumerate() {
+        if let Some(code) = code {
+            responses.insert(place, statement_error(code));
+        }
+    }
+    Response::Answer { status: 200, body: json!({"Responses": responses}) }
+}
+
+/// Replaces some answers of statements that were carried out.
+fn fail_afterwards(body: &mut Value, rng: &mut Rng) {
+    let rate = rng.f64();
+    for response in body["Responses"].as_array_mut().into_iter().flatten() {
+        if response.get("Error").is_none() && rng.f64() < rate {
+            *response = statement_error("InternalServerError");
+        }
+    }
+}
+
+fn lose_tail(body: &mut Value, part: f64) {
+    if let Some(responses) = body["Responses"].as_array_mut() {
+        responses.truncate((responses.len() as f64 * part) as usize);
+    }
+}
+
+/// Reads only some of the keys, and says so.
+fn leave_unprocessed(service: &mut Service, request: &Request, seed: u64) -> Response {
+    let mut rng = Rng::with_seed(seed);
+    let rate = rng.f64();
+    let mut body = request.body.clone();
+    let Some(keys) = body["RequestItems"][TABLE]["Keys"].as_array_mut() else {
+        return answer(service, request, request.body);
+    };
+    let (left, read): (Vec<_>, Vec<_>) = keys.drain(..).partition(|_| rng.f64() < rate);
+    *keys = read;
+    let mut unprocessed = body["RequestItems"].clone();
+    unprocessed[TABLE]["Keys"] = json!(left);
+    let mut response = if body["RequestItems"][TABLE]["Keys"] == json!([]) {
+        Response::Answer { status: 200, body: json!({"Responses": {TABLE: []}, "UnprocessedKeys": {}}) }
+    } else {
+        answer(service, request, &body)
+    };
+    if let Response::Answer { status: 200, body } = &mut response
+        && !left.is_empty()
+    {
+        body["UnprocessedKeys"] = unprocessed;
+    }
+    response
+}
+
+/// Sessions that ever belonged to the user of the call.
+fn stale(service: &Service, call: Option<&Call>) -> Vec<String> {
+    let Some(user) = call.and_then(|call| text(service.history.first(&call.caller)?, "user_id")) else {
+        return Vec::new();
+    };
+    let was_of = |item: Option<&Item>| item.is_some_and(|item| text(item, "user_id") == Some(user));
+    let ever = |hash: &&String| service.history.versions(hash).iter().any(|change| was_of(change.item.as_ref()));
+    service.history.hashes().filter(ever).cloned().collect()
+}
+
+/// Changes what a page of the index shows.
+fn change_page(body: &mut Value, fault: Fault, request: &Value, stale: &[String], call: Option<&mut Call>) {
+    let entry = |hash: &String| {
+        let mut entry = json!({"token_hash": {"S": hash}});
+        if request["ProjectionExpression"].as_str().is_some_and(|projection| projection.contains("status")) {
+            entry["status"] = json!({"S": "active"});
+        }
+        entry
+    };
+    let is_only_page = request["ExclusiveStartKey"].is_null() && body["LastEvaluatedKey"].is_null();
+    let Some(items) = body["Items"].as_array_mut() else { return };
+    match fault {
+        Fault::Twice(seed) => {
+            let mut rng = Rng::with_seed(seed);
+            let again: Vec<_> = items.iter().filter(|_| rng.bool()).cloned().collect();
+            items.extend(again);
+        }
+        Fault::Again(seed) => {
+            let mut rng = Rng::with_seed(seed);
+            let before = call.into_iter().flat_map(|call| call.shown.keys());
+            items.extend(before.filter(|_| rng.bool()).map(entry));
+        }
+        Fault::Missed(seed) => {
+            let mut rng = Rng::with_seed(seed);
+            items.retain(|_| rng.bool());
+        }
+        Fault::Stale(seed) if heart::COUNTS_A_SESSION_ONCE || is_only_page => {
+            let mut rng = Rng::with_seed(seed);
+            let there = items.clone();
+            let shown = |hash: &&String| !there.iter().any(|item| item["token_hash"]["S"] == hash.as_str());
+            items.extend(stale.iter().filter(shown).filter(|_| rng.u8(0..3) == 0).map(entry));
+        }
+        _ => {}
+    }
+    let number = items.len();
+    if body["Count"].is_number() {
+        body["Count"] = json!(number);
+    }
+}

@@ -1,0 +1,140 @@
+//! The whole function under a simulated clock, network and database. One seed decides everything that happens in a trial, so any
+//! trial can be repeated.
+//!
+//! ```text
+//! plan -> world (people) -> function -> network -> faults -> dynamodb
+//!                                 \________ history -> check
+//! ```
+//!
+//! `TRIALS` is the number of trials and `TRIALS_SEED` the seed of the first, the others follow:
+//! `TRIALS=1 TRIALS_SEED=42 cargo test --test simulation trials` repeats number 42.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    dead_code,
+    reason = "a test that does not find what it looks for should fail; figures of a simulation are small"
+)]
+
+#[path = "../suite/support/answer.rs"]
+mod answer;
+mod check;
+mod dynamodb;
+#[path = "../suite/support/events.rs"]
+mod events;
+mod faults;
+mod function;
+mod heart;
+mod history;
+mod network;
+mod plan;
+mod report;
+mod shrink;
+mod timing;
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use plan::Plan;
+use report::Report;
+
+/// As many as take some ten seconds in the profile that `make test` uses.
+const TRIALS: u64 = 1_000;
+/// From this number of trials on, a fault that never met a step fails the run.
+const ENOUGH_TRIALS: u64 = 20_000;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
+}
+
+#[test]
+fn in_all_trials_what_is_answered_is_true() {
+    let trials = variable("TRIALS").unwrap_or(TRIALS);
+    let seed = variable("TRIALS_SEED").unwrap_or(20_261_124);
+    let begin = Instant::now();
+    let report = on_all_cores(seed..seed + trials, |seed| {
+        let plan = Plan::of(seed);
+        let outcome = world::run(&plan, false);
+        if outcome.wrong.is_empty() { Ok(outcome.report) } else { Err(story(&plan, &outcome.wrong)) }
+    });
+    let seconds = begin.elapsed().as_secs_f64();
+    let report = report.unwrap_or_else(|story| panic!("{story}"));
+    println!("{report}\n{:.0} trials a second, from seed {seed}", trials as f64 / seconds);
+    let missing = report.missing();
+    println!("never met: {missing:?}");
+    assert!(trials < ENOUGH_TRIALS || missing.is_empty(), "never met: {missing:?}");
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    let report = on_all_cores(0..200, |seed| {
+        let plan = Plan::of(seed);
+        let (first, second) = (world::run(&plan, false), world::run(&plan, false));
+        if first.digest == second.digest {
+            return Ok(first.report);
+        }
+        let (first, second) = (world::run(&plan, true).trace, world::run(&plan, true).trace);
+        let line = first.iter().zip(&second).position(|(first, second)| first != second).unwrap_or(first.len());
+        Err(format!("seed {seed} differs from line {line} on: {:?} and {:?}", first.get(line), second.get(line)))
+    });
+    assert_eq!(report.map(|report| report.trials), Ok(200));
+}
+
+/// Runs trials on all cores until one fails.
+fn on_all_cores(
+    seeds: std::ops::Range<u64>,
+    trial: impl Fn(u64) -> Result<Report, String> + Sync,
+) -> Result<Report, String> {
+    let next = AtomicU64::new(seeds.start);
+    let stop = AtomicBool::new(false);
+    let sum = Mutex::new(Ok(Report::default()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                let mut own = Report::default();
+                let failed = loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || stop.load(Ordering::Relaxed) {
+                        break None;
+                    }
+                    match trial(seed) {
+                        Ok(report) => own.add(&report),
+                        Err(story) => break Some(story),
+                    }
+                };
+                let mut sum = sum.lock().expect("no trial to panic");
+                match (failed, &mut *sum) {
+                    (Some(story), Ok(_)) => {
+                        stop.store(true, Ordering::Relaxed);
+                        *sum = Err(story);
+                    }
+                    (None, Ok(sum)) => sum.add(&own),
+                    (_, Err(_)) => {}
+                }
+            });
+        }
+    });
+    sum.into_inner().expect("no trial to panic")
+}
+
+/// What was wrong, and what happened in the smallest trial that is still wrong.
+fn story(plan: &Plan, wrong: &[String]) -> String {
+    let smallest = shrink::shrink(plan);
+    let outcome = world::run(&smallest, true);
+    format!(
+        "trial {} fails (repeat it with TRIALS=1 TRIALS_SEED={}):\n  {}\n\nthe smallest trial that still fails:\n  {}\n{smallest}\n\n{}",
+        plan.seed,
+        plan.seed,
+        wrong.join("\n  "),
+        outcome.wrong.join("\n  "),
+        outcome.trace.join("\n"),
+    )
+}

@@ -1,0 +1,101 @@
+//! What trials have met and done, summed up.
+
+use std::fmt;
+
+use crate::plan::{Fault, Step};
+
+const STEPS: usize = Step::ALL.len();
+const FAULTS: usize = Fault::NAMES.len();
+
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub trials: u64,
+    pub calls: u64,
+    pub sessions: u64,
+    /// Virtual time.
+    pub milliseconds: u64,
+    /// What others did.
+    pub acts: u64,
+    /// Writes that a partition throttled.
+    pub throttled: u64,
+    /// The sum of all counts.
+    pub claimed: u64,
+    /// Sessions changed before the answer that no client could have counted.
+    pub uncounted: u64,
+    /// Sessions changed after the answer.
+    pub late: u64,
+    /// Answers by status, and how many of these although there were faults.
+    statuses: [(u64, u64); 4],
+    /// How often each fault met each step.
+    met: [[u64; STEPS]; FAULTS],
+}
+
+const STATUSES: [u64; 4] = [200, 401, 500, 503];
+
+impl Report {
+    pub fn met(&mut self, step: Step, fault: Fault) {
+        self.met[fault.kind()][step as usize] += 1;
+    }
+
+    pub fn answered(&mut self, status: u64, disturbed: bool) {
+        if let Some(place) = STATUSES.iter().position(|known| *known == status) {
+            self.statuses[place].0 += 1;
+            self.statuses[place].1 += u64::from(disturbed);
+        }
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.trials += other.trials;
+        self.calls += other.calls;
+        self.sessions += other.sessions;
+        self.milliseconds += other.milliseconds;
+        self.acts += other.acts;
+        self.throttled += other.throttled;
+        self.claimed += other.claimed;
+        self.uncounted += other.uncounted;
+        self.late += other.late;
+        for (sum, more) in self.statuses.iter_mut().zip(other.statuses) {
+            *sum = (sum.0 + more.0, sum.1 + more.1);
+        }
+        for (sum, more) in self.met.iter_mut().flatten().zip(other.met.iter().flatten()) {
+            *sum += more;
+        }
+    }
+
+    /// Faults and steps that should have met and have not.
+    pub fn missing(&self) -> Vec<String> {
+        let pairs = (0..FAULTS).flat_map(|kind| Step::ALL.map(|step| (kind, step)));
+        let missing =
+            pairs.filter(|(kind, step)| Fault::can_meet(*kind, *step) && self.met[*kind][*step as usize] == 0);
+        missing.map(|(kind, step)| format!("{} at {step:?}", Fault::NAMES[kind])).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hours = self.milliseconds as f64 / 3_600_000.0;
+        writeln!(f, "{} trials, {hours:.0} simulated hours", self.trials)?;
+        writeln!(f, "{} calls, {} sessions at the beginning, {} acts of others", self.calls, self.sessions, self.acts)?;
+        writeln!(
+            f,
+            "{} sessions counted, {} changed after the answer, {} that nobody could count, {} writes throttled by a partition",
+            self.claimed, self.late, self.uncounted, self.throttled
+        )?;
+        for (status, (all, disturbed)) in STATUSES.iter().zip(self.statuses) {
+            writeln!(f, "{status}: {all} answers, {disturbed} of them with faults")?;
+        }
+        write!(f, "{:>16}", "")?;
+        for step in Step::ALL {
+            write!(f, "{:>12}", format!("{step:?}"))?;
+        }
+        for (kind, name) in Fault::NAMES.iter().enumerate() {
+            write!(f, "\n{name:>16}")?;
+            for step in Step::ALL {
+                let met = self.met[kind][step as usize];
+                let met = if Fault::can_meet(kind, step) { met.to_string() } else { "-".to_owned() };
+                write!(f, "{met:>12}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! Time without noise: in virtual time, how long a call takes is a number.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::check::claim;
+use crate::function::Sandbox;
+use crate::heart;
+use crate::plan::{Behaviour, Death, Kind, Lag, Partition, Plan, PlannedSession, Press, Target};
+use crate::world::{Outcome, run_with, with_world};
+
+/// What every request takes, in milliseconds.
+const REQUEST: u64 = 5;
+/// What an index partition of DynamoDB's takes: writes a second, and the unused capacity of a second.
+const PARTITION: Partition = Partition { rate: 1_000.0, burst: 1_000.0 };
+
+/// A user with so many other sessions on a network without noise.
+fn quiet(others: usize, partition: Option<Partition>) -> Plan {
+    let sessions = (0..others).map(|number| PlannedSession { number, kind: Kind::Active });
+    Plan {
+        seed: 1,
+        service: Behaviour { exact_latency: Some(REQUEST), page_limit: None, partition, lag: Lag::None },
+        sessions: sessions.collect(),
+        presses: Vec::new(),
+        faults: Vec::new(),
+        acts: Vec::new(),
+    }
+}
+
+/// A call of so many milliseconds until its deadline.
+fn press(number: usize, timeout: u64) -> Press {
+    Press { number, pause: 0, meanwhile: None, timeout, gateway: 0, credential: 0, beside: None }
+}
+
+/// A call: status, count, and milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    status: u64,
+    count: u64,
+    millis: u64,
+}
+
+async fn call(sandbox: &mut Sandbox, press: Press) -> Taken {
+    let number = 2 * press.number;
+    crate::world::one_call(sandbox, number, Target::Caller, &press).await;
+    with_world(|world| {
+        let call = &world.calls[&number];
+        let (status, count) = claim(call);
+        Taken { status, count, millis: call.end - call.begin }
+    })
+}
+
+/// Nothing of what is checked after every call was wrong.
+#[track_caller]
+fn all_right(outcome: &Outcome) {
+    assert!(outcome.wrong.is_empty(), "{:?}\n{}", outcome.wrong, outcome.trace.join("\n"));
+}
+
+#[test]
+fn a_call_takes_its_round_trips_and_nothing_else() {
+    for (others, round_trips) in
+        [(0, 2), (1, heart::ROUND_TRIPS), (25, heart::ROUND_TRIPS), (26, heart::ROUND_TRIPS), (500, heart::ROUND_TRIPS)]
+    {
+        let outcome = run_with(&quiet(others, None), false, || async move {
+            with_world(crate::world::World::settle_down);
+            let mut sandbox = Sandbox::start(0).await;
+            let taken = call(&mut sandbox, press(0, 29_000)).await;
+            assert_eq!((taken.status, taken.count), (200, others as u64));
+            assert_eq!(taken.millis, round_trips * REQUEST, "with {others} others");
+        });
+        all_right(&outcome);
+    }
+}
+
+#[test]
+fn a_throttling_partition_is_used_well_and_little_is_wasted() {
+    let others = 8_000;
+    let outcome = run_with(&quiet(others, Some(PARTITION)), false, || async move {
+        with_world(crate::world::World::settle_down);
+        let mut sandbox = Sandbox::start(0).await;
+        let taken = call(&mut sandbox, press(0, 29_000)).await;
+        assert_eq!((taken.status, taken.count), (200, others as u64));
+        let (throttled, done) = with_world(|world| (world.service.throttled as f64, world.service.carried_out as f64));
+        let wasted = throttled / (throttled + done);
+        let floor = (others as f64 - PARTITION.burst) / PARTITION.rate;
+        let seconds = taken.millis as f64 / 1_000.0;
+        println!(
+            "{others} others: {seconds:.2} s for a floor of {floor:.2} s, {:.1} % of the writes wasted",
+            wasted * 100.0
+        );
+        assert!(seconds < heart::MOST_TIME_OF_FLOOR * floor, "{seconds} s for a floor of {floor} s");
+        assert!(wasted < heart::MOST_WASTE, "{wasted}");
+    });
+    all_right(&outcome);
+}
+
+#[test]
+fn a_call_with_too_many_sessions_ends_in_time_with_an_exact_count_and_the_next_goes_on() {
+    let others = if cfg!(debug_assertions) { 30_000 } else { 100_000 };
+    let outcome = run_with(&quiet(others, Some(PARTITION)), false, || async move {
+        with_world(crate::world::World::settle_down);
+        let mut sandbox = Sandbox::start(0).await;
+        let (mut sum, mut calls) = (0, 0);
+        loop {
+            let taken = call(&mut sandbox, press(calls, 29_000)).await;
+            sum += taken.count;
+            calls += 1;
+            println!("call {calls}: {taken:?}");
+            if taken.status == 200 {
+                break;
+            }
+            assert_eq!(taken.status, 503);
+            assert!(taken.count > 20_000, "the partition takes some 26,000 in a call: {taken:?}");
+        }
+        assert_eq!(sum, others as u64);
+    });
+    all_right(&outcome);
+}
+
+#[test]
+fn dead_connections_after_a_pause_cost_little() {
+    for (death, most) in [(Death::Closed, 0), (Death::Reset, 300), (Death::Silent, 600)] {
+        let outcome = run_with(&quiet(30, None), false, || async move {
+            with_world(crate::world::World::settle_down);
+            let mut sandbox = Sandbox::start(0).await;
+            sleep(Duration::from_secs(400)).await;
+            let dead = Press { meanwhile: Some((death, 1.0)), ..press(0, 29_000) };
+            with_world(|world| world.before(&dead));
+            let taken = call(&mut sandbox, dead).await;
+            assert_eq!((taken.status, taken.count), (200, 30));
+            let more = taken.millis - heart::ROUND_TRIPS * REQUEST;
+            println!("{death:?} connections: {more} ms more");
+            assert!(more <= most, "{death:?}: {more} ms more");
+        });
+        all_right(&outcome);
+    }
+}
