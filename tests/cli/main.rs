@@ -11,7 +11,9 @@ mod call;
 mod check;
 mod table;
 
+use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::num::NonZeroU16;
@@ -102,13 +104,29 @@ type Problem = Box<dyn Error + Send + Sync>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    match run(Arguments::parse_from(joined(env::args_os()))).await {
         Ok(status) => status,
         Err(problem) => {
             eprintln!("sessions: {problem}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// `--local 8001` means `--local=8001`. Clap alone takes `8001` for the command, since the port may be left out.
+fn joined(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let is_port = argument.to_str().is_some_and(|text| text.parse::<u16>().is_ok());
+        match joined.last_mut() {
+            Some(last) if is_port && last == "--local" => {
+                last.push("=");
+                last.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Problem> {

@@ -116,8 +116,9 @@ async fn a_token_goes_nowhere_unencrypted_and_into_no_error() {
         ("http://192.0.2.1/auth/sessions", "canary", "must be https"),
         ("http://localhost.example.com/auth/sessions", "canary", "must be https"),
         ("ftp://localhost/", "canary", "must be https"),
+        ("http://127.0.0.1:9/", "canary", "http://127.0.0.1:9 cannot be called: "),
         ("http://127.0.0.1:9/", "canary", "refused"),
-        ("https://127.0.0.1:9/", "canary", "refused"),
+        ("https://127.0.0.1:9/", "canary", "https://127.0.0.1:9 cannot be called: "),
         (&rude, "canary", "connection"),
         (&rude, "canary\u{7f}", "no header"),
     ] {
@@ -160,11 +161,16 @@ async fn what_cannot_work_is_said_and_changes_nothing() {
 #[tokio::test]
 async fn the_local_dynamodb_is_found_without_any_environment() {
     let world = World::new().await;
-    let local = format!("--local={}", world.database.address.port());
-    let arguments = [local.as_str(), "--table", &world.database.table, "create", "--user", "gus"];
+    let port = world.database.address.port().to_string();
+    let joined = format!("--local={port}");
+    let command = ["--table", &world.database.table, "create", "--user", "gus"];
     let elsewhere = [("AWS_REGION", ""), ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9"), ("AWS_PROFILE", "none")];
-    let token = created(&sessions(&world, &arguments, &elsewhere, "").await);
-    assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
+    for local in [&[joined.as_str()][..], &["--local", &port]] {
+        let token = created(&sessions(&world, &[local, &command[..]].concat(), &elsewhere, "").await);
+        assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
+    }
+    let last = [&command[..], &["--local", &port]].concat();
+    created(&sessions(&world, &last, &elsewhere, "").await);
 }
 
 #[tokio::test]
