@@ -6,8 +6,9 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::{
     AttributeValue, BillingMode, GlobalSecondaryIndexDescription, IndexStatus, KeySchemaElement, KeyType,
-    MultiRegionConsistency, ProjectionType, ScalarAttributeType, SseDescription, SseType, TableDescription,
-    TableStatus, TimeToLiveDescription, TimeToLiveStatus,
+    MultiRegionConsistency, OnDemandThroughput, ProjectionType, ProvisionedThroughputDescription, ScalarAttributeType,
+    SseDescription, SseType, StreamSpecification, TableDescription, TableStatus, TimeToLiveDescription,
+    TimeToLiveStatus,
 };
 
 /// What [`Sample::add`] reads of an item.
@@ -255,8 +256,8 @@ fn capacity(table: &TableDescription, index: &GlobalSecondaryIndexDescription) -
         table.billing_mode_summary().and_then(|summary| summary.billing_mode()) == Some(&BillingMode::PayPerRequest);
     if on_demand {
         let limit = |writes: Option<i64>| writes.filter(|writes| *writes > 0);
-        let table_limit = limit(table.on_demand_throughput().and_then(|limits| limits.max_write_request_units()));
-        let index_limit = limit(index.on_demand_throughput().and_then(|limits| limits.max_write_request_units()));
+        let table_limit = limit(table.on_demand_throughput().and_then(OnDemandThroughput::max_write_request_units));
+        let index_limit = limit(index.on_demand_throughput().and_then(OnDemandThroughput::max_write_request_units));
         return vec![match (table_limit, index_limit) {
             (None, None) => ok("Capacity is on demand, for table and index, without a limit."),
             (table_limit, index_limit) => {
@@ -272,7 +273,7 @@ fn capacity(table: &TableDescription, index: &GlobalSecondaryIndexDescription) -
             }
         }];
     }
-    let units = |throughput: Option<&aws_sdk_dynamodb::types::ProvisionedThroughputDescription>| {
+    let units = |throughput: Option<&ProvisionedThroughputDescription>| {
         throughput.map(|units| (units.read_capacity_units().unwrap_or(0), units.write_capacity_units().unwrap_or(0)))
     };
     let (Some((reads, writes)), Some((index_reads, index_writes))) =
@@ -308,7 +309,9 @@ fn warm_throughput(table: &TableDescription, index: &GlobalSecondaryIndexDescrip
     let of_index = index.warm_throughput()?.write_units_per_second()?;
     let figures = format!("Warm throughput is {of_table} writes per second for the table and {of_index} for the index");
     // A table with provisioned capacity is as warm as it is large, which `capacity` reports.
-    let provisioned = table.provisioned_throughput().and_then(|units| units.write_capacity_units()).unwrap_or(0) > 0;
+    let provisioned =
+        table.provisioned_throughput().and_then(ProvisionedThroughputDescription::write_capacity_units).unwrap_or(0)
+            > 0;
     Some(if provisioned || of_index.min(of_table) >= PARTITION_WRITES {
         ok(format!("{figures}."))
     } else {
@@ -361,7 +364,7 @@ fn encryption(encryption: Option<&SseDescription>) -> Finding {
 }
 
 fn stream(table: &TableDescription) -> Option<Finding> {
-    let enabled = table.stream_specification().is_some_and(|stream| stream.stream_enabled());
+    let enabled = table.stream_specification().is_some_and(StreamSpecification::stream_enabled);
     enabled.then(|| {
         warning(
             "The table has a stream: each revoked session is one record more for its consumers, at up to 1,000 per second for one user.",
@@ -558,12 +561,13 @@ fn problem(meaning: impl Into<String>, advice: impl Into<String>) -> Finding {
 }
 
 #[cfg(test)]
+#[allow(clippy::unnecessary_wraps, reason = "the fields of a description are options")]
+#[allow(clippy::too_many_lines, reason = "a test of each rule is a table with a line for each")]
 mod tests {
     use aws_sdk_dynamodb::primitives::DateTime;
     use aws_sdk_dynamodb::types::{
         AttributeDefinition, BillingModeSummary, GlobalSecondaryIndexWarmThroughputDescription,
-        LocalSecondaryIndexDescription, OnDemandThroughput, Projection, ProvisionedThroughputDescription,
-        ReplicaDescription, StreamSpecification, TableWarmThroughputDescription,
+        LocalSecondaryIndexDescription, Projection, ReplicaDescription, TableWarmThroughputDescription,
     };
 
     use super::*;
