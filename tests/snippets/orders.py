@@ -66,6 +66,42 @@ class D(C):
     end_all = staticmethod(sessions.end_all)
 
 
+class Hashed:
+    """An application on a table of hashed tokens without `status`, before the move. It deletes what it ends."""
+
+    @staticmethod
+    def sign_in(user):
+        token = secrets.token_urlsafe(32)
+        TABLE.put_item(Item={**sessions.key(token), "user_id": user, "expires_at": int(time.time()) + 3600})
+        return token
+
+    @staticmethod
+    def check(token):
+        session = TABLE.get_item(Key=sessions.key(token), ConsistentRead=True).get("Item")
+        return session if session and session["expires_at"] > time.time() else None
+
+    @staticmethod
+    def sign_out(token):
+        TABLE.delete_item(Key=sessions.key(token))
+
+    @staticmethod
+    def end_all(user):
+        for session in TABLE.scan(ConsistentRead=True)["Items"]:
+            if session.get("user_id") == user:
+                TABLE.delete_item(Key={"token_hash": session["token_hash"]})
+
+
+class HashedWithStatus(Hashed):
+    """The same after step 1."""
+
+    sign_in = staticmethod(sessions.sign_in)
+
+    @staticmethod
+    def check(token):
+        session = Hashed.check(token)
+        return session if session and session.get("status", "active") == "active" else None
+
+
 def old_tokens(user):
     items = OLD.scan(ConsistentRead=True)["Items"]
     return [item["token"] for item in items if item["user_id"] == user]
@@ -78,7 +114,10 @@ def press(token):
         return json.load(answer)["count"]
 
 
-class Users:
+STEPS = {"move over": sessions.move_over, "fill in": sessions.fill_in}
+
+
+class User:
     """One user's sessions as they should be, beside the tables as they are."""
 
     def __init__(self):
@@ -90,8 +129,8 @@ class Users:
         """Whether the event is possible now. If it is, it has happened."""
         if event == "sign in":
             self.valid.append(version.sign_in(self.user))
-        elif event == "move over":
-            sessions.move_over()
+        elif event in STEPS:
+            STEPS[event]()
         elif not self.valid:
             return False
         elif event == "sign out":
@@ -122,38 +161,47 @@ class Users:
                 assert not version.check(token), f"{version.__name__} accepts a session that was ended"
 
 
-def sequences(first, versions, others, length, then=lambda users: None):
+def sequences(first, versions, others, length, then=lambda user: None):
     """Tries all sequences of events at these versions, after the events in `first`. Returns their number."""
     at_versions = itertools.product(["sign in", "sign out", "end all"], versions)
     events = [*at_versions, *((event, None) for event in others)]
-    tried = 0
-    for sequence in itertools.product(events, repeat=length):
-        users = Users()
-        name = [(event, version and version.__name__) for event, version in [*first, *sequence]]
-        try:
-            for event, version in first:
-                users.apply(event, version)
-            if not all(users.apply(*event) and (users.check(versions) or True) for event in sequence):
-                continue
-            then(users)
-        except AssertionError as broken:
-            sys.exit(f"{broken}, in {name}")
-        tried += 1
-        for token in [*users.valid, *users.ended]:
-            A.sign_out(token)
-    return tried
+    return sum(try_sequence(first, sequence, versions, then) for sequence in itertools.product(events, repeat=length))
 
 
-def back_to_a(users):
-    """A rolls back, works, and the move begins again with an empty table."""
-    users.check_ended([A])
-    users.valid = [token for token in users.valid if A.check(token)]
-    users.apply("end all", A)
-    with TABLE.batch_writer() as batch:
-        for session in TABLE.scan(ConsistentRead=True)["Items"]:
-            batch.delete_item(Key={"token_hash": session["token_hash"]})
-    users.apply("sign in", A)
-    users.check([A, B])
+def try_sequence(first, sequence, versions, then):
+    """Whether the sequence is possible. If it is, it has kept every promise."""
+    user = User()
+    try:
+        for event, version in first:
+            user.apply(event, version)
+        for event, version in sequence:
+            if not user.apply(event, version):
+                return False
+            user.check(versions)
+        then(user)
+    except AssertionError as broken:
+        names = [(event, version and version.__name__) for event, version in [*first, *sequence]]
+        sys.exit(f"{broken}, in {names}")
+    finally:
+        empty(OLD, "token")
+        empty(TABLE, "token_hash")
+    return True
+
+
+def empty(table, key):
+    with table.batch_writer() as batch:
+        for item in table.scan(ConsistentRead=True)["Items"]:
+            batch.delete_item(Key={key: item[key]})
+
+
+def back_to_a(user):
+    """A is rolled back to and works, and the move begins again with an empty table."""
+    user.check_ended([A])
+    user.valid = [token for token in user.valid if A.check(token)]
+    user.apply("end all", A)
+    empty(TABLE, "token_hash")
+    user.apply("sign in", A)
+    user.check([A, B])
 
 
 class Schedule:
@@ -232,8 +280,7 @@ def schedules(prepare):
             sys.exit(f"{broken}, in schedule {schedule.choices} of {prepare.__name__}")
         tried += 1
         choices = schedule.next_choices()
-        for token in OLD.scan(ConsistentRead=True)["Items"]:
-            A.sign_out(token["token"])
+        empty(OLD, "token")
     return tried
 
 
@@ -287,6 +334,16 @@ def move_twice_at_once():
     return [sessions.move_over, sessions.move_over], holds
 
 
+def fill_in_and_sign_out():
+    token = Hashed.sign_in(f"user-{secrets.token_hex(8)}")
+
+    def holds(*_):
+        for version in [Hashed, HashedWithStatus, D]:
+            assert not version.check(token), f"{version.__name__} accepts a session that was ended"
+
+    return [sessions.fill_in, lambda: HashedWithStatus.sign_out(token)], holds
+
+
 def rotate_and_press():
     user = f"user-{secrets.token_hex(8)}"
     owner, intruder = D.sign_in(user), D.sign_in(user)
@@ -327,17 +384,27 @@ def rotate_twice_at_once():
 def moving_over():
     moved = [("sign in", A), ("sign in", C), ("move over", None)]
     return (
-        sequences([("sign in", A)], [A, B], [], 3)
+        schedules(move_and_sign_out)
+        + schedules(move_and_end_all)
+        + schedules(move_and_check)
+        + schedules(move_twice_at_once)
+        + sequences([("sign in", A)], [A, B], [], 3)
         + sequences([("sign in", A), ("sign in", B)], [B, C], [], 3)
         + sequences([("sign in", A), ("sign in", B)], [B, C], ["move over"], 2)
         + sequences([("sign in", A), ("sign in", C)], [C], ["move over"], 4)
         + sequences(moved, [C, D], ["press"], 3)
         + sequences([("sign in", A), ("sign in", C)], [C], ["move over"], 2, then=back_to_a)
         + sequences(moved, [C], ["press"], 2, then=back_to_a)
-        + schedules(move_and_sign_out)
-        + schedules(move_and_end_all)
-        + schedules(move_and_check)
-        + schedules(move_twice_at_once)
+    )
+
+
+def adopting():
+    filled = [("sign in", Hashed), ("sign in", HashedWithStatus), ("fill in", None)]
+    return (
+        sequences([("sign in", Hashed)], [Hashed, HashedWithStatus], [], 2)
+        + sequences([("sign in", Hashed)], [HashedWithStatus], ["fill in"], 3)
+        + sequences(filled, [HashedWithStatus, D], ["press"], 3)
+        + schedules(fill_in_and_sign_out)
     )
 
 
@@ -348,4 +415,4 @@ def rotating():
 if __name__ == "__main__":
     for table in [OLD, TABLE]:
         table.meta.client.meta.events.register("before-call.dynamodb", pause)
-    print({"moving_over": moving_over, "rotating": rotating}[sys.argv[1]]())
+    print({"moving_over": moving_over, "adopting": adopting, "rotating": rotating}[sys.argv[1]]())

@@ -188,6 +188,40 @@ async fn a_server_that_acts_for_a_browser_keeps_the_protection_from_other_sites(
     }
 }
 
+#[test]
+fn the_lists_of_answers_have_every_status_and_id_that_a_caller_can_get() {
+    let mut answers: Vec<(String, String)> = [
+        ("200", "count"),
+        ("400", "malformed_credentials"),
+        ("401", "session_inactive"),
+        ("403", "security_csrf_violation"),
+        ("403", "session_refresh_required"),
+        ("404", "route_not_found"),
+        ("405", "method_not_allowed"),
+        ("500", "internal_error"),
+        ("503", "temporarily_unavailable"),
+    ]
+    .map(|(status, id)| (status.to_owned(), id.to_owned()))
+    .into();
+    // What API Gateway answers by itself.
+    let bodies = include_str!("../../template.yaml").split(r#"{"error":{"code":"#).skip(1);
+    answers.extend(bodies.map(|body| {
+        let (status, rest) = body.split_once(',').expect("a status");
+        let id = rest.split_once(r#""id":""#).expect("an id").1;
+        (status.to_owned(), id.split_once('"').expect("the end of the id").0.to_owned())
+    }));
+    assert!(answers.contains(&("504".to_owned(), "temporarily_unavailable".to_owned())), "{answers:?}");
+    for page in [CALLING, include_str!("../../README.md")] {
+        for (status, id) in &answers {
+            let is_listed = |line: &str| {
+                let cells = line.strip_prefix("| ").and_then(|row| row.split_once(" |"));
+                cells.is_some_and(|(statuses, rest)| statuses.contains(status) && rest.contains(id))
+            };
+            assert!(page.lines().any(is_listed), "{status} {id} is not listed");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_signed_cookie_is_refused_and_the_session_id_in_it_is_a_token() {
     let (world, caller) = World::with_others(1).await;
@@ -201,6 +235,13 @@ async fn a_signed_cookie_is_refused_and_the_session_id_in_it_is_a_token() {
 async fn moving_over_keeps_every_session_and_brings_none_back_in_any_order_of_events() {
     let orders = tries_all_orders("moving_over").await;
     assert!(orders > 500, "{orders} orders");
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn a_table_of_hashed_tokens_is_adopted_without_loss_in_any_order_of_events() {
+    let orders = tries_all_orders("adopting").await;
+    assert!(orders > 100, "{orders} orders");
 }
 
 #[tokio::test]
