@@ -183,7 +183,7 @@ impl Schedule {
                 return Some(step);
             }
         }
-        self.next_page()
+        self.next_page(now)
     }
 
     /// Learns what became of a step. `random` is from 0 to 1.
@@ -236,16 +236,17 @@ impl Schedule {
     }
 
     /// A page is read ahead as long as little waits to be sent. Another read of the index begins when nothing does.
-    fn next_page(&mut self) -> Option<Step> {
-        let Index::Due(read) = &self.index else { return None };
+    fn next_page(&mut self, now: Instant) -> Option<Step> {
+        let Index::Due(read) = &mut self.index else { return None };
         let is_time = match read.from {
             Some(_) => self.unsent.len() < IN_FLIGHT * BATCH_SIZE,
             None => self.unsent.is_empty() && self.waiting_batches == 0,
         };
-        let timeout = self.budget.read_timeout(read.made, read.at)?;
         if !is_time || self.stopped {
             return None;
         }
+        read.at = read.at.max(now);
+        let timeout = self.budget.read_timeout(read.made, read.at)?;
         self.statistics.passes += u64::from(read.from.is_none() && read.made == 0);
         self.statistics.retries += u64::from(read.made > 0);
         let step = Step::ReadPage(read.from.clone(), read.at, timeout);
@@ -735,6 +736,20 @@ mod tests {
         let outcome = schedule.finish();
         assert!(outcome.result.is_ok());
         assert_eq!((outcome.count, outcome.statistics.passes), (2, 3));
+    }
+
+    #[test]
+    fn a_page_that_waits_for_batches_does_not_count_as_slow() {
+        let now = Instant::now();
+        let (mut schedule, first) = shown(sessions(0..500), now);
+        let later = now + Duration::from_secs(9);
+        schedule.apply(page(sessions(500..1_000)), now, 0.5);
+        for step in first.into_iter().filter(|step| matches!(step, Step::Write(..))) {
+            schedule.apply(all_changed(step), now, 0.5);
+        }
+        assert_eq!(steps(&mut schedule, later).len(), IN_FLIGHT + 1);
+        schedule.apply(page(Vec::new()), later + ROUND_TRIP, 0.5);
+        assert_eq!(schedule.budget.write_timeout(0).patience, Duration::from_millis(250));
     }
 
     #[test]

@@ -290,7 +290,12 @@ impl Store {
                 if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
                     self.connections.answered(&pool);
                 }
-                result.map_err(|error| classify(operation, &self.table, &error))
+                let result = result.map_err(|error| classify(operation, &self.table, &error));
+                // One that died in a pause is probably not the only one.
+                if pool.may_be_dead() && result.as_ref().is_err_and(|error| !error.needs_backoff()) {
+                    self.connections.give_up(&pool);
+                }
+                result
             }
             () = timeout.run_out(|| self.connections.responses()) => {
                 self.connections.give_up(&pool);

@@ -1,5 +1,6 @@
 //! The function's URL. What a client needs to call it, and no more.
 
+use std::error::Error;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -37,11 +38,16 @@ pub async fn revoke_others(url: &Url, token: &str) -> Result<Answer, Problem> {
     let https = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
     let client = Client::builder(TokioExecutor::new()).build(https);
     let answer = async {
-        let (head, body) = client.request(request).await.map_err(|error| super::table::causes(&error))?.into_parts();
+        let (head, body) = client.request(request).await.map_err(|error| unreachable(url, &error))?.into_parts();
         let body = Limited::new(body, LONGEST_BODY).collect().await?.to_bytes();
         Ok(Answer { status: head.status, body: String::from_utf8_lossy(&body).into_owned() })
     };
     tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| format!("no answer in {} s", TIMEOUT.as_secs()))?
+}
+
+/// Names the address only: a path or a query may be confidential.
+fn unreachable(url: &Url, error: &dyn Error) -> Problem {
+    format!("{} cannot be called: {}", url.origin().ascii_serialization(), super::table::causes(error)).into()
 }
 
 fn is_this_machine(url: &Url) -> bool {

@@ -1,27 +1,33 @@
-//! `sessions`: creates, lists, signs out and deletes sessions, for tours, smoke tests and people at a desk.
+//! `sessions`: creates, lists, signs out and deletes sessions, and checks a table, for tours, smoke tests and people at a
+//! desk.
 //!
-//! Here are its words: arguments, output, exit status. `table` knows DynamoDB, `call` the function's URL.
+//! Here are its words: arguments, output, exit status. `table` knows DynamoDB, `check` the rules for a table, `call` the
+//! function's URL.
 
 #![allow(clippy::print_stderr, reason = "it talks to the person who has typed the command")]
 #![allow(clippy::doc_markdown, reason = "clap prints comments as they are")]
 
 mod call;
+mod check;
 mod table;
 
+use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
+use check::{Finding, Level, Observed};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand};
 use disable_my_other_sessions::session::Token;
 use table::{Row, Table};
 use url::Url;
 
-/// Creates, lists, signs out and deletes sessions.
+/// Creates, lists, signs out and deletes sessions, and checks whether the function works on a table.
 ///
 /// DynamoDB is found as every AWS SDK finds it: by AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL_DYNAMODB and so on.
 /// The one that `make run` has started is found with --local.
@@ -70,6 +76,14 @@ enum Command {
         #[command(flatten)]
         token: TokenArgument,
     },
+    /// Check whether the function works on a table, by its description and a sample of its items. Reads only, shows nothing
+    /// of an item, and fails if there is a problem
+    CheckTable {
+        /// How many items to read
+        #[arg(long, value_name = "ITEMS", default_value_t = 1000)]
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000))]
+        sample: u32,
+    },
     /// Delete the session of a token from the table, to leave nothing behind after a test
     Delete {
         #[command(flatten)]
@@ -90,13 +104,29 @@ type Problem = Box<dyn Error + Send + Sync>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    match run(Arguments::parse_from(joined(env::args_os()))).await {
         Ok(status) => status,
         Err(problem) => {
             eprintln!("sessions: {problem}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// `--local 8001` means `--local=8001`. Clap alone takes `8001` for the command, since the port may be left out.
+fn joined(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let is_port = argument.to_str().is_some_and(|text| text.parse::<u16>().is_ok());
+        match joined.last_mut() {
+            Some(last) if is_port && last == "--local" => {
+                last.push("=");
+                last.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Problem> {
@@ -121,6 +151,22 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Problem> {
             print(&format!("{}\n", visible(answer.body.trim_end())))?;
             if answer.status != 200 {
                 eprintln!("sessions: the answer's status is {}.", answer.status);
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::CheckTable { sample } => {
+            let table = table().await?;
+            let description = table.describe().await?;
+            let time_to_live = heard(table.time_to_live().await);
+            let sample = heard(table.sample(sample).await);
+            let findings = check::findings(&Observed {
+                table: &description,
+                index: table.index(),
+                time_to_live: time_to_live.as_ref(),
+                sample: sample.as_ref(),
+            });
+            print(&report(&findings))?;
+            if count(&findings, Level::Problem) > 0 {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -151,6 +197,40 @@ impl TokenArgument {
         }
         Ok(token)
     }
+}
+
+/// A value, or `None` with its problem on standard error, where the rest of a check is worth having without it.
+fn heard<T>(result: Result<T, Problem>) -> Option<T> {
+    result.inspect_err(|problem| eprintln!("sessions: {problem}")).ok()
+}
+
+fn count(findings: &[Finding], level: Level) -> usize {
+    findings.iter().filter(|finding| finding.level == level).count()
+}
+
+/// Each finding with what to do, and a verdict.
+fn report(findings: &[Finding]) -> String {
+    let mut report = String::new();
+    for Finding { level, meaning, advice } in findings {
+        let level = match level {
+            Level::Ok => "OK",
+            Level::Warning => "WARNING",
+            Level::Problem => "PROBLEM",
+        };
+        let _ = writeln!(report, "{level:<9}{}", visible(meaning));
+        if !advice.is_empty() {
+            let _ = writeln!(report, "{:<9}-> {}", "", visible(advice));
+        }
+    }
+    let verdict = match (count(findings, Level::Problem), count(findings, Level::Warning)) {
+        (0, 0) => "The function works on this table.".to_owned(),
+        (0, warnings) => format!("The function works on this table. Warnings: {warnings}."),
+        (problems, warnings) => {
+            format!("The function does not work on this table as it is. Problems: {problems}, warnings: {warnings}.")
+        }
+    };
+    let _ = writeln!(report, "\n{verdict}");
+    report
 }
 
 /// A table as wide as its widest values.

@@ -10,11 +10,14 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{Credentials, Region};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, ReturnValue, TableDescription, TimeToLiveDescription,
+};
 use aws_smithy_http_client::{Builder, tls};
 use disable_my_other_sessions::session::Token;
 
 use super::Problem;
+use super::check::{SAMPLED_ATTRIBUTES, Sample};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -140,6 +143,49 @@ impl Table {
             }
         }
         Ok(items)
+    }
+
+    pub fn index(&self) -> &str {
+        &self.index
+    }
+
+    pub async fn describe(&self) -> Result<TableDescription, Problem> {
+        let answer = self.client.describe_table().table_name(&self.name).send().await;
+        answer.map_err(|error| self.problem(&error))?.table.ok_or_else(|| "DynamoDB described no table".into())
+    }
+
+    pub async fn time_to_live(&self) -> Result<TimeToLiveDescription, Problem> {
+        let answer = self.client.describe_time_to_live().table_name(&self.name).send().await;
+        let description = answer.map_err(|error| self.problem(&error))?.time_to_live_description;
+        description.ok_or_else(|| "DynamoDB described no TTL".into())
+    }
+
+    /// The defects of the first `items` of the table. They are a fair sample, since a table is in the order of hashes of its
+    /// keys.
+    pub async fn sample(&self, items: u32) -> Result<Sample, Problem> {
+        let names: HashMap<_, _> = SAMPLED_ATTRIBUTES
+            .iter()
+            .enumerate()
+            .map(|(number, name)| (format!("#{number}"), (*name).to_owned()))
+            .collect();
+        let projection = names.keys().cloned().collect::<Vec<_>>().join(", ");
+        let mut sample = Sample::default();
+        let mut start = None;
+        while sample.items < u64::from(items) {
+            let remaining = i32::try_from(u64::from(items) - sample.items)?;
+            let request = self.client.scan().table_name(&self.name).limit(remaining);
+            let request =
+                request.projection_expression(&projection).set_expression_attribute_names(Some(names.clone()));
+            let page = request.set_exclusive_start_key(start).send().await.map_err(|error| self.problem(&error))?;
+            for item in page.items() {
+                sample.add(item);
+            }
+            start = page.last_evaluated_key;
+            if start.is_none() {
+                break;
+            }
+        }
+        Ok(sample)
     }
 
     /// Deletes the session of a token: whether there was one.

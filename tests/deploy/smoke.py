@@ -1,21 +1,32 @@
-"""Tries a deployed stack: creates sessions of a user of its own, revokes all but one through the URL, looks into the
-table, and deletes what it created.
+"""Tries a deployed stack: checks its table, creates sessions of a user of its own, revokes all but one through the URL,
+reads them from the table, and deletes what it created.
 
 `make smoke-test STACK=name` runs this; region and credentials are found as by the AWS CLI. They must allow
-`cloudformation:DescribeStacks`, and `dynamodb:PutItem`, `GetItem` and `DeleteItem` on the table. Another URL than the
-stack's output, as before DNS knows a new domain, can be given as the second argument.
+`cloudformation:DescribeStacks`, and `dynamodb:DescribeTable`, `DescribeTimeToLive`, `Scan`, `PutItem`, `GetItem` and
+`DeleteItem` on the table. Another URL than the stack's output, as before DNS knows a new domain, can be given as the second
+argument.
+
+The table is checked by the command line of tests/cli, so that its rules are in one place. Where there is no Rust, this step
+is left out, and that is printed.
 """
 
 import hashlib
 import json
+import os
 import secrets
+import shutil
+import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Failure(Exception):
@@ -42,6 +53,30 @@ def expect(what, answer, status, error=None):
         raise Failure(f"{what}: expected {status} {error or ''}, got {code} {body}")
     print(f"ok: {what}: {code} {error or json.dumps(body)}")
     return body
+
+
+def check_table(session, table, index):
+    """Runs `sessions check-table` with the credentials and the region that boto3 has found."""
+    if not shutil.which("cargo"):
+        print("NOT CHECKED: the table, which takes Rust (https://rustup.rs)")
+        return
+    command = ["cargo", "run", "--quiet", "--locked", "--example", "sessions", "--", "check-table"]
+    # boto3 has the credentials of more kinds of profiles than the command line understands.
+    credentials = session.get_credentials()
+    if not credentials:
+        raise Failure("no credentials")
+    credentials = credentials.get_frozen_credentials()
+    environment = os.environ | {
+        "AWS_REGION": session.region_name,
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+    }
+    environment.pop("AWS_SESSION_TOKEN", None)
+    if credentials.token:
+        environment["AWS_SESSION_TOKEN"] = credentials.token
+    print(f"checking the table {table} (the first time, this builds the command line)", flush=True)
+    if subprocess.run([*command, "--table", table, "--index", index], cwd=ROOT, env=environment, check=False).returncode:
+        raise Failure(f"the table {table} has a problem, see above")
 
 
 def smoke(url, client, table):
@@ -84,11 +119,15 @@ def main():
     if not 2 <= len(sys.argv) <= 3:
         sys.exit("usage: smoke.py STACK [URL]")
     try:
-        stack = boto3.client("cloudformation").describe_stacks(StackName=sys.argv[1])["Stacks"][0]
+        session = boto3.Session()
+        stack = session.client("cloudformation").describe_stacks(StackName=sys.argv[1])["Stacks"][0]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        parameters = {each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", [])}
         url = sys.argv[2] if len(sys.argv) > 2 else outputs["Url"]
         print(f"{url}, with the table {outputs['SessionsTableName']}")
-        smoke(url, boto3.client("dynamodb"), outputs["SessionsTableName"])
+        index = parameters.get("ExistingIndexName") or "user_id-index"
+        check_table(session, outputs["SessionsTableName"], index)
+        smoke(url, session.client("dynamodb"), outputs["SessionsTableName"])
     except (Failure, BotoCoreError, ClientError, OSError) as error:
         sys.exit(f"FAILED: {error}")
 

@@ -33,6 +33,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{sleep, timeout};
 
+/// No program calls this region; every SDK asks for one.
+const REGION: &str = "eu-central-1";
+
 /// Where to listen, and how to choose another place.
 #[derive(Clone, Copy)]
 struct Port {
@@ -81,7 +84,13 @@ async fn run() -> Result<(), String> {
     database.put(&sessions).await;
     let server = Page::new(database.clone(), page.host(), function.url(), cookie_name.clone()).await;
 
-    println!("\nBuilding and starting the function with cargo lambda: the first time, this takes another minute.\n");
+    println!(
+        "
+Building and starting the function with cargo lambda: the first time, this takes another minute. Then the log shows
+- a warning about AWS_LAMBDA_MAX_CONCURRENCY: cargo lambda sets it, and the function takes one call at a time all the same;
+- a call that is answered 401, by which this program finds out that the function works.
+"
+    );
     let mut watch = Watch::start(function, page, &database)
         .map_err(|error| format!("cargo cannot be started, which should start the function: {error}."))?;
     let outcome = tokio::select! {
@@ -116,6 +125,7 @@ Or paste these into another terminal. Alice signs out her other devices, with he
 
   curl -i -X DELETE {url} -H 'X-Session-Token: {alice}'
   => 200 {{\"count\":3}}, and {{\"count\":0}} the second time
+     (phone, tablet and old PC: the PC's session has expired, but is not revoked yet, so it counts)
 
 Bob signs out his phone, with his browser's cookie:
 
@@ -128,10 +138,21 @@ Carol is refused, since her session has expired:
   => 401 {refusal}
      (with another \"request\" each time)
 
-Enter shows the sessions again. Saving a file of src/ builds the function again. Ctrl-C stops everything.
+Programs find this DynamoDB, and cargo lambda works beside this on ports of its own, with:
+
+  export SESSIONS_TABLE={sessions_table} AWS_ENDPOINT_URL_DYNAMODB=http://{dynamodb}
+  export AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
+  export PATH=\"$PWD/.tools/cargo-lambda/bin:$PATH\"
+  cargo lambda watch --invoke-port {beside}
+  cargo lambda invoke --invoke-port {beside} --data-file events/rest-token.json      # in another terminal
+
+Enter shows the sessions again, also those that you have created. Saving a file of src/ builds the function again: until
+it is built, calls wait, and the compiler's errors are shown here. Ctrl-C stops everything.
 ",
         url = function.url(),
         dynamodb = database.address,
+        sessions_table = database.table,
+        beside = function.number.checked_add(10).unwrap_or(function.number - 10),
         page = page.host(),
         table = table(database, sessions).await,
         alice = demo::ALICE,
@@ -169,16 +190,27 @@ async fn first_answer(function: Port) -> Result<(StatusCode, String), String> {
 }
 
 async fn table(database: &Database, sessions: &[Session]) -> String {
-    let rows = database.rows().await;
-    let line =
-        |user: &str, session: &str, status: &str, token: &str| format!("  {user:<7}{session:<19}{status:<18}{token}\n");
-    let mut table = line("USER", "SESSION", "STATUS", "TOKEN");
-    for session in sessions {
-        let row = rows.get(session.id());
-        let value = |name| row.and_then(|row: &Row| row.get(name)?.get(2..)).unwrap_or_default();
+    let mut rows = database.rows().await;
+    // Those that `sessions create` makes are longer.
+    let width = rows.keys().map(String::len).max().unwrap_or_default();
+    let line = |user: &str, session: &str, status: &str, token: &str| {
+        format!("  {user:<7} {session:<width$}  {status:<17} {token}\n")
+    };
+    let described = |row: &Row, session: &str, token: &str| {
+        let value = |name| row.get(name).and_then(|value| value.get(2..)).unwrap_or_default();
         let expired = value("expires_at").parse().is_ok_and(|expires_at: u64| expires_at <= now());
         let status = format!("{}{}", value("status"), if expired { ", expired" } else { "" });
-        table.push_str(&line(value("user_id"), session.id(), &status, &session.token));
+        (value("user_id") != page::USER).then(|| line(value("user_id"), session, &status, token))
+    };
+    let mut table = line("USER", "SESSION", "STATUS", "TOKEN");
+    for session in sessions {
+        let row = rows.remove(session.id()).unwrap_or_default();
+        table.extend(described(&row, session.id(), &session.token));
+    }
+    // Made by the person at the terminal.
+    for row in rows.values() {
+        let session = row.get("session_id").and_then(|id| id.get(2..)).unwrap_or("-");
+        table.extend(described(row, session, "(printed when it was created)"));
     }
     table
 }
@@ -254,7 +286,8 @@ impl Watch {
             .env("SESSIONS_TABLE", &database.table)
             .env("ALLOWED_ORIGINS", origins.collect::<Vec<_>>().join(","))
             .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", database.address))
-            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_REGION", REGION)
+            .env("AWS_DEFAULT_REGION", REGION)
             // Never someone's own.
             .env("AWS_ACCESS_KEY_ID", "local")
             .env("AWS_SECRET_ACCESS_KEY", "local");

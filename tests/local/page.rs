@@ -24,7 +24,7 @@ use super::database::{Database, Row, Session, n, now, s};
 const HTML: &str = include_str!("page.html");
 
 /// The only user of the page. Those of the printed lines are left alone, so that both can be tried in any order.
-const USER: &str = "dana";
+pub const USER: &str = "dana";
 
 /// Where the user is signed in, too.
 const OTHER_DEVICES: [&str; 3] = ["Phone", "Tablet", "Computer in the library"];

@@ -4,9 +4,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue::{self, N, S};
+use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
 use sha2::{Digest, Sha256};
 
 const LIFETIME: u64 = 30 * 24 * 3600;
+const NEW_SESSION: &str = "attribute_not_exists(token_hash)";
+const END_SESSION: &str = "SET #status = :revoked, revoked_at = :now, revoked_by = session_id";
+const IF_ACTIVE: &str = "#status = :active";
+
+type Item = HashMap<String, AttributeValue>;
 
 pub struct Table {
     pub client: Client,
@@ -14,28 +20,24 @@ pub struct Table {
 }
 
 impl Table {
-    /// The token of a new session. It is nowhere else: hand it to the device.
+    /// The token of a new session. It is stored nowhere: give it to the device.
     pub async fn sign_in(&self, user_id: &str) -> Result<String, Box<dyn Error>> {
-        let (token, session_id) = (random::<32>()?, random::<16>()?);
+        let (token, mut session) = new_token()?;
         let now = now()?;
-        self.client
-            .put_item()
-            .table_name(&self.name)
-            .item("token_hash", hash(&token))
-            .item("session_id", S(session_id))
-            .item("user_id", S(user_id.to_owned()))
-            .item("status", S("active".to_owned()))
-            .item("created_at", N(now.to_string()))
-            .item("authenticated_at", N(now.to_string()))
-            .item("expires_at", N((now + LIFETIME).to_string()))
-            .condition_expression("attribute_not_exists(token_hash)")
-            .send()
-            .await?;
+        session.extend([
+            ("user_id".to_owned(), S(user_id.to_owned())),
+            ("status".to_owned(), S("active".to_owned())),
+            ("created_at".to_owned(), N(now.to_string())),
+            ("authenticated_at".to_owned(), N(now.to_string())),
+            ("expires_at".to_owned(), N((now + LIFETIME).to_string())),
+        ]);
+        let request = self.client.put_item().table_name(&self.name).set_item(Some(session));
+        request.condition_expression(NEW_SESSION).send().await?;
         Ok(token)
     }
 
     /// The active session of a token.
-    pub async fn check(&self, token: &str) -> Result<Option<HashMap<String, AttributeValue>>, Box<dyn Error>> {
+    pub async fn check(&self, token: &str) -> Result<Option<Item>, Box<dyn Error>> {
         let request =
             self.client.get_item().table_name(&self.name).key("token_hash", hash(token)).consistent_read(true);
         let Some(session) = request.send().await?.item else { return Ok(None) };
@@ -53,20 +55,70 @@ impl Table {
             .update_item()
             .table_name(&self.name)
             .key("token_hash", hash(token))
-            .update_expression("SET #status = :revoked, revoked_at = :now, revoked_by = session_id")
-            .condition_expression("#status = :active")
+            .update_expression(END_SESSION)
+            .condition_expression(IF_ACTIVE)
             .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":active", S("active".to_owned()))
-            .expression_attribute_values(":revoked", S("revoked".to_owned()))
-            .expression_attribute_values(":now", N(now()?.to_string()))
+            .set_expression_attribute_values(Some(values()?))
             .send()
             .await;
         match answer.map_err(aws_sdk_dynamodb::Error::from) {
-            // With the condition it is revoked already, or gone.
+            // With the condition it was revoked before, or does not exist.
             Ok(_) | Err(aws_sdk_dynamodb::Error::ConditionalCheckFailedException(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
+
+    /// A new token for the session; `None` if the session has ended. After an error the old token is still valid.
+    pub async fn rotate(&self, token: &str) -> Result<Option<String>, Box<dyn Error>> {
+        let Some(mut session) = self.check(token).await? else { return Ok(None) };
+        let (new_token, changes) = new_token()?;
+        session.extend(changes);
+        let end = Update::builder()
+            .table_name(&self.name)
+            .key("token_hash", hash(token))
+            .update_expression(END_SESSION)
+            .condition_expression(IF_ACTIVE)
+            .expression_attribute_names("#status", "status")
+            .set_expression_attribute_values(Some(values()?))
+            .build()?;
+        let create =
+            Put::builder().table_name(&self.name).set_item(Some(session)).condition_expression(NEW_SESSION).build()?;
+        let answer = self
+            .client
+            .transact_write_items()
+            .transact_items(TransactWriteItem::builder().update(end).build())
+            .transact_items(TransactWriteItem::builder().put(create).build())
+            .send()
+            .await;
+        match answer.map_err(aws_sdk_dynamodb::Error::from) {
+            Ok(_) => Ok(Some(new_token)),
+            Err(aws_sdk_dynamodb::Error::TransactionCanceledException(canceled))
+                if canceled
+                    .cancellation_reasons()
+                    .iter()
+                    .all(|reason| matches!(reason.code(), Some("None" | "ConditionalCheckFailed"))) =>
+            {
+                // It was revoked after the check.
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A token, and the attributes of a session that depend on it.
+fn new_token() -> Result<(String, Item), Box<dyn Error>> {
+    let (token, session_id) = (random::<32>()?, random::<16>()?);
+    let attributes = Item::from([("token_hash".to_owned(), hash(&token)), ("session_id".to_owned(), S(session_id))]);
+    Ok((token, attributes))
+}
+
+fn values() -> Result<Item, Box<dyn Error>> {
+    Ok(Item::from([
+        (":active".to_owned(), S("active".to_owned())),
+        (":revoked".to_owned(), S("revoked".to_owned())),
+        (":now".to_owned(), N(now()?.to_string())),
+    ]))
 }
 
 fn hash(token: &str) -> AttributeValue {

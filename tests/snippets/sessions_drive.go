@@ -9,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"snippets/sessions"
 )
@@ -29,9 +30,15 @@ func main() {
 	case "sign_in":
 		result, err = table.SignIn(context.Background(), argument)
 	case "check":
-		result, err = table.Check(context.Background(), argument)
+		var session map[string]types.AttributeValue
+		session, err = table.Check(context.Background(), argument)
+		if user, ok := session["user_id"].(*types.AttributeValueMemberS); ok {
+			result = user.Value
+		}
 	case "sign_out":
 		err = table.SignOut(context.Background(), argument)
+	case "rotate":
+		result, err = table.Rotate(context.Background(), argument)
 	default:
 		log.Fatalf("no function %s", name)
 	}

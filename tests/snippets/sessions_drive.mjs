@@ -2,6 +2,7 @@
 import * as sessions from "./sessions.mjs";
 
 const [, , name, argument] = process.argv;
-const functions = { sign_in: sessions.signIn, check: sessions.check, sign_out: sessions.signOut };
+const { signIn, check, signOut, rotate } = sessions;
+const functions = { sign_in: signIn, check, sign_out: signOut, rotate };
 const result = await functions[name](argument);
 console.log(result?.user_id ?? result ?? "");

@@ -5,12 +5,21 @@ use std::env::current_exe;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
+    ScalarAttributeType, TimeToLiveSpecification,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::cargo_lambda::Watch;
 use crate::support::{Row, Session, World, n, now, s, sessions_of};
+
+/// Here for its unit tests: cargo runs none of an example.
+#[path = "../cli/check.rs"]
+mod check;
 
 /// What a command has left.
 #[derive(Debug)]
@@ -107,8 +116,9 @@ async fn a_token_goes_nowhere_unencrypted_and_into_no_error() {
         ("http://192.0.2.1/auth/sessions", "canary", "must be https"),
         ("http://localhost.example.com/auth/sessions", "canary", "must be https"),
         ("ftp://localhost/", "canary", "must be https"),
+        ("http://127.0.0.1:9/", "canary", "http://127.0.0.1:9 cannot be called: "),
         ("http://127.0.0.1:9/", "canary", "refused"),
-        ("https://127.0.0.1:9/", "canary", "refused"),
+        ("https://127.0.0.1:9/", "canary", "https://127.0.0.1:9 cannot be called: "),
         (&rude, "canary", "connection"),
         (&rude, "canary\u{7f}", "no header"),
     ] {
@@ -135,6 +145,9 @@ async fn what_cannot_work_is_said_and_changes_nothing() {
         (&["list", "--user", "f", "--index", "no-such-index"], &[], 1, "no-such-index"),
         (&["list", "--user", "f"], &[("AWS_REGION", "")], 1, "AWS_REGION"),
         (&["list", "--user", "f", "--local=9"], &[], 1, "refused"),
+        (&["list", "--user", "f", "--local=0"], &[], 2, "--local"),
+        (&["check-table", "--table", "no-such-table"], &[], 1, "no-such-table: ResourceNotFoundException"),
+        (&["check-table", "--sample", "100001"], &[], 2, "--sample"),
         (&["revoke-others", "--url", "nowhere"], &[], 2, "--url"),
         (&["delete"], &[], 1, "no token"),
     ] {
@@ -148,11 +161,184 @@ async fn what_cannot_work_is_said_and_changes_nothing() {
 #[tokio::test]
 async fn the_local_dynamodb_is_found_without_any_environment() {
     let world = World::new().await;
-    let local = format!("--local={}", world.database.address.port());
-    let arguments = [local.as_str(), "--table", &world.database.table, "create", "--user", "gus"];
+    let port = world.database.address.port().to_string();
+    let joined = format!("--local={port}");
+    let command = ["--table", &world.database.table, "create", "--user", "gus"];
     let elsewhere = [("AWS_REGION", ""), ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9"), ("AWS_PROFILE", "none")];
-    let token = created(&sessions(&world, &arguments, &elsewhere, "").await);
-    assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
+    for local in [&[joined.as_str()][..], &["--local", &port]] {
+        let token = created(&sessions(&world, &[local, &command[..]].concat(), &elsewhere, "").await);
+        assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
+    }
+    let last = [&command[..], &["--local", &port]].concat();
+    created(&sessions(&world, &last, &elsewhere, "").await);
+}
+
+#[tokio::test]
+async fn a_table_on_which_the_function_works_passes_the_check() {
+    let world = World::new().await;
+    let empty = sessions(&world, &["check-table"], &[], "").await;
+    assert_eq!(empty.status, Some(0), "{empty:?}");
+    assert!(empty.stdout.contains("The table is empty"), "{empty:?}");
+
+    let authenticated = |session: Session| session.with("authenticated_at", n(now()));
+    let mut items: Vec<_> = sessions_of("hal", 30).into_iter().map(authenticated).collect();
+    world.database.put(&items).await;
+    let full = sessions(&world, &["check-table"], &[], "").await;
+    assert_eq!((full.status, full.stderr.as_str()), (Some(0), ""), "{full:?}");
+    assert!(full.stdout.contains("All 30 sampled items"), "{full:?}");
+    assert!(full.stdout.ends_with("\nThe function works on this table.\n"), "{full:?}");
+    let bounded = sessions(&world, &["check-table", "--sample", "7"], &[], "").await;
+    assert!(bounded.stdout.contains("All 7 sampled items"), "{bounded:?}");
+
+    // A warning alone does not fail the check.
+    items.push(Session::of("hal", "never-authenticated"));
+    world.database.put(&items).await;
+    let warned = sessions(&world, &["check-table"], &[], "").await;
+    assert_eq!(warned.status, Some(0), "{warned:?}");
+    assert!(warned.stdout.contains("WARNING  1 of 31 sampled items have no authenticated_at"), "{warned:?}");
+}
+
+#[tokio::test]
+async fn a_table_on_which_the_function_cannot_work_fails_the_check() {
+    use ScalarAttributeType::{B, S};
+    let world = World::new().await;
+    // Past the proxy, which lets through only what the function's role may do.
+    let endpoint = format!("http://{}", world.database.address);
+    let client = Client::new(&world.sdk_config.to_builder().endpoint_url(endpoint).build());
+    let sound = Form {
+        keys: &[("token_hash", S)],
+        index: Some("user_id-index"),
+        index_keys: &[("user_id", S)],
+        projection: ProjectionType::Include,
+        projected: &["status"],
+    };
+    for (case, form, expected) in [
+        ("key", Form { keys: &[("id", S)], ..sound.clone() }, "partition key is id"),
+        ("sort", Form { keys: &[("token_hash", S), ("made", S)], ..sound.clone() }, "sort key made"),
+        ("binary", Form { keys: &[("token_hash", B)], ..sound.clone() }, "token_hash is not of type S"),
+        ("index", Form { index: None, ..sound.clone() }, "no index user_id-index"),
+        ("name", Form { index: Some("by-user"), ..sound.clone() }, "ExistingIndexName=by-user"),
+        ("owner", Form { index_keys: &[("owner", S)], ..sound.clone() }, "partition key owner"),
+        ("range", Form { index_keys: &[("user_id", S), ("made", S)], ..sound.clone() }, "sort key made"),
+        ("other", Form { projected: &["device"], ..sound.clone() }, "does not project status"),
+        (
+            "keys-only",
+            Form { projection: ProjectionType::KeysOnly, projected: &[], ..sound.clone() },
+            "does not project status",
+        ),
+    ] {
+        let table = format!("{}-{case}", world.database.table);
+        form.create(&client, &table).await;
+        let output = sessions(&world, &["check-table", "--table", &table], &[], "").await;
+        assert_eq!(output.status, Some(1), "{case}: {output:?}");
+        let problems: Vec<_> = output.stdout.lines().filter(|line| line.starts_with("PROBLEM")).collect();
+        assert_eq!(problems.len(), 1, "{case}: {output:?}");
+        assert!(output.stdout.contains(expected), "{case}: {output:?}");
+        assert!(
+            output.stdout.contains("\nThe function does not work on this table as it is. Problems: 1"),
+            "{output:?}"
+        );
+    }
+    let table = format!("{}-sound", world.database.table);
+    sound.create(&client, &table).await;
+    let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("purge_at").build().expect("TTL");
+    client.update_time_to_live().table_name(&table).time_to_live_specification(ttl).send().await.expect("TTL");
+    let output = sessions(&world, &["check-table", "--table", &table], &[], "").await;
+    assert_eq!(output.status, Some(0), "{output:?}");
+    assert!(output.stdout.contains("WARNING  TTL deletes by purge_at"), "{output:?}");
+}
+
+#[tokio::test]
+async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
+    let world = World::new().await;
+    let canary = |id: &str| {
+        Session::of("canary-user", &format!("canary-{id}"))
+            .with("authenticated_at", n(now()))
+            .with("device", s("canary-device"))
+    };
+    let good = canary("good");
+    world
+        .database
+        .put(&[
+            canary("milliseconds").with("expires_at", n(now() * 1000)),
+            canary("iso").with("expires_at", s("canary 2030-01-01T00:00:00Z")),
+            canary("numeric").with("expires_at", s("4242424242")),
+            canary("no-expiry").without("expires_at"),
+            canary("no-status").without("status"),
+            canary("odd-status").with("status", s("canary-status")),
+            canary("no-user").without("user_id"),
+            canary("no-id").without("session_id"),
+            canary("raw").with("token_hash", s("canary-token")),
+            good.clone(),
+        ])
+        .await;
+    let output = sessions(&world, &["check-table"], &[], "").await;
+    assert_eq!(output.status, Some(1), "{output:?}");
+    for expected in [
+        "PROBLEM  1 of 10 sampled items have an expires_at in milliseconds",
+        "PROBLEM  1 of 10 sampled items have an expires_at that is text, such as an ISO date",
+        "PROBLEM  1 of 10 sampled items have an expires_at that is a number written as a string",
+        "PROBLEM  1 of 10 sampled items have no expires_at",
+        "PROBLEM  1 of 10 sampled items have no status",
+        "WARNING  1 of 10 sampled items have a status other",
+        "PROBLEM  1 of 10 sampled items have no user_id",
+        "PROBLEM  1 of 10 sampled items have no session_id",
+        "PROBLEM  1 of 10 sampled items have a token_hash that is not",
+    ] {
+        assert!(output.stdout.contains(expected), "{expected}: {output:?}");
+    }
+    let shown = format!("{}{}", output.stdout, output.stderr);
+    for secret in ["canary", "4242424242", good.token_hash()] {
+        assert!(!shown.contains(secret), "{secret}: {shown}");
+    }
+    // It reads only.
+    assert_eq!(world.database.rows().await.len(), 10);
+}
+
+/// The form of a table.
+#[derive(Clone)]
+struct Form<'a> {
+    keys: &'a [(&'a str, ScalarAttributeType)],
+    index: Option<&'a str>,
+    index_keys: &'a [(&'a str, ScalarAttributeType)],
+    projection: ProjectionType,
+    projected: &'a [&'a str],
+}
+
+impl Form<'_> {
+    async fn create(&self, client: &Client, table: &str) {
+        let schema = |keys: &[(&str, ScalarAttributeType)]| {
+            let kinds = [KeyType::Hash, KeyType::Range];
+            let key = |((name, _), kind): (&(&str, ScalarAttributeType), KeyType)| {
+                KeySchemaElement::builder().attribute_name(*name).key_type(kind).build().expect("a key")
+            };
+            Some(keys.iter().zip(kinds).map(key).collect())
+        };
+        let index_keys = if self.index.is_some() { self.index_keys } else { &[] };
+        let types: BTreeMap<_, _> = self.keys.iter().chain(index_keys).cloned().collect();
+        let definitions = types.into_iter().map(|(name, kind)| {
+            AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().expect("a definition")
+        });
+        let projected = self.projected.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let index = self.index.map(|name| {
+            let projection = Projection::builder()
+                .projection_type(self.projection.clone())
+                .set_non_key_attributes((!projected.is_empty()).then_some(projected))
+                .build();
+            let index = GlobalSecondaryIndex::builder().index_name(name).set_key_schema(schema(self.index_keys));
+            vec![index.projection(projection).build().expect("an index")]
+        });
+        client
+            .create_table()
+            .table_name(table)
+            .billing_mode(BillingMode::PayPerRequest)
+            .set_key_schema(schema(self.keys))
+            .set_attribute_definitions(Some(definitions.collect()))
+            .set_global_secondary_indexes(index)
+            .send()
+            .await
+            .expect("the table to be created");
+    }
 }
 
 /// Runs the command on a world's database.

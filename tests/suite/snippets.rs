@@ -1,16 +1,18 @@
 //! The code in docs/, run as it stands there: it is taken from the pages. `make test-snippets` runs all of it and gets
 //! what that takes; without it, only what takes nothing more than Rust.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::cargo_lambda::Watch;
-use crate::support::{Row, Session, World, delete, n, now, revoked};
+use crate::support::{Row, Session, World, delete, n, now, revoked, s};
 
 #[allow(clippy::missing_errors_doc, reason = "it is as the page has it")]
 #[path = "../snippets/sessions.rs"]
@@ -90,8 +92,7 @@ async fn sessions_in_js() {
     let snippet = Snippet::new("sessions-js", &["node", "sessions_drive.mjs"]);
     snippet.write("sessions.mjs", &code(TABLE, "js"));
     snippet.write("sessions_drive.mjs", include_str!("../snippets/sessions_drive.mjs"));
-    let modules = root().join(".tools/aws-sdk-js/node_modules");
-    std::os::unix::fs::symlink(modules, snippet.folder.join("node_modules")).expect("a link");
+    snippet.link_modules("aws-sdk-js");
     writes_and_checks_sessions(&snippet).await;
 }
 
@@ -113,14 +114,12 @@ async fn sessions_in_go() {
 async fn sessions_in_rust() {
     assert_eq!(code(TABLE, "rust"), include_str!("../snippets/sessions.rs"), "what is compiled is not what is shown");
     let world = World::new().await;
-    // Not through the proxy, which allows only what the function may do.
-    let endpoint = format!("http://{}", world.database.address);
-    let client = Client::new(&world.sdk_config.to_builder().endpoint_url(endpoint).build());
-    let table = sessions::Table { client, name: world.database.table.clone() };
+    let table = sessions::Table { client: direct(&world), name: world.database.table.clone() };
     // The same as the other languages, one process less.
     let call = async |function: &str, argument: &str| match function {
         "sign_in" => table.sign_in(argument).await.expect("a token"),
         "sign_out" => table.sign_out(argument).await.map(|()| String::new()).expect("no error"),
+        "rotate" => table.rotate(argument).await.expect("an answer").unwrap_or_default(),
         _ => match table.check(argument).await.expect("an answer") {
             Some(session) => session["user_id"].as_s().expect("a string").clone(),
             None => String::new(),
@@ -131,36 +130,161 @@ async fn sessions_in_rust() {
 
 #[tokio::test]
 #[ignore = "make test-snippets"]
-async fn moving_over_from_raw_tokens() {
+async fn a_page_on_a_sibling_host_cannot_add_a_second_session_cookie() {
+    let (mut world, caller) = World::with_others(1).await;
+    let mut browser = Snippet::new("cookies", &["node", "cookies.mjs"]);
+    browser.write("cookies.mjs", include_str!("../snippets/cookies.mjs"));
+    browser.link_modules("snippets");
+    let mut send = async |name: &str, own: &str, of_sibling: &[&str]| {
+        browser.command.truncate(2);
+        browser.command.push(own.to_owned());
+        browser.command.extend(of_sibling.iter().map(|attributes| format!("{name}=evil; {attributes}")));
+        let cookies = browser.call(&world, &[]).await;
+        name.clone_into(&mut world.config.cookie_name);
+        world.send(delete().header("Cookie", &cookies)).await
+    };
+    let (second, same) = ("Domain=example.com; Path=/auth; Secure", "Domain=example.com; Path=/; Secure");
+    // What the page advises against, and warns of: a second cookie, or another one in place of the owner's.
+    let unprotected = format!("ory_kratos_session={}; Domain=example.com; Path=/; Secure; HttpOnly", caller.token);
+    let name = "ory_kratos_session";
+    send(name, &unprotected, &[second]).await.assert_error(400, "malformed_credentials", None);
+    send(name, &unprotected, &[same]).await.assert_error(401, "session_inactive", None);
+
+    let advice = code(TABLE, "http");
+    let cookie = advice.trim().strip_prefix("Set-Cookie: ").expect("a cookie").replace("TOKEN", &caller.token);
+    let (name, _) = cookie.split_once('=').expect("a name");
+    send(name, &cookie, &[second, same, "Path=/; Secure"]).await.assert_count(1);
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn a_server_that_acts_for_a_browser_keeps_the_protection_from_other_sites() {
+    let own = "https://app.example.com";
+    for (headers, is_own_page) in [
+        (json!({"Origin": own, "Sec-Fetch-Site": "same-origin"}), true),
+        (json!({"origin": own, "sec-fetch-site": "same-site"}), true),
+        (json!({"Sec-Fetch-Site": "same-origin"}), true),
+        (json!({"Sec-Fetch-Site": "none"}), true),
+        (json!({}), true),
+        (json!({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}), false),
+        (json!({"Origin": "https://evil.example"}), false),
+        (json!({"Origin": "https://blog.example.com", "Sec-Fetch-Site": "same-site"}), false),
+        (json!({"Origin": "null", "Sec-Fetch-Site": "cross-site"}), false),
+        (json!({"Sec-Fetch-Site": "cross-site"}), false),
+        (json!({"Sec-Fetch-Site": "same-site"}), false),
+    ] {
+        let (world, caller) = World::with_others(1).await;
+        let server = Snippet::new("server", &["python3", "server_drive.py"]);
+        server.write("server.py", &code(CALLING, "python server"));
+        server.write("server_drive.py", include_str!("../snippets/server_drive.py"));
+        let mut browser = headers.clone();
+        browser["Cookie"] = format!("ory_kratos_session={}", caller.token).into();
+        let output = server.call(&world, &[&browser.to_string()]).await;
+        let (forwarded, accepted): (BTreeMap<String, String>, bool) =
+            serde_json::from_str(&output).expect("headers and a decision");
+        let request = forwarded.iter().fold(delete(), |request, (name, value)| request.header(name, value));
+        let answer = world.send(request).await;
+        assert_eq!((answer.status == 200, accepted), (is_own_page, is_own_page), "{headers}: {answer:?}");
+    }
+}
+
+#[test]
+fn the_lists_of_answers_have_every_status_and_id_that_a_caller_can_get() {
+    let mut answers: Vec<(String, String)> = [
+        ("200", "count"),
+        ("400", "malformed_credentials"),
+        ("401", "session_inactive"),
+        ("403", "security_csrf_violation"),
+        ("403", "session_refresh_required"),
+        ("404", "route_not_found"),
+        ("405", "method_not_allowed"),
+        ("500", "internal_error"),
+        ("503", "temporarily_unavailable"),
+    ]
+    .map(|(status, id)| (status.to_owned(), id.to_owned()))
+    .into();
+    // What API Gateway answers by itself.
+    let bodies = include_str!("../../template.yaml").split(r#"{"error":{"code":"#).skip(1);
+    answers.extend(bodies.map(|body| {
+        let (status, rest) = body.split_once(',').expect("a status");
+        let id = rest.split_once(r#""id":""#).expect("an id").1;
+        (status.to_owned(), id.split_once('"').expect("the end of the id").0.to_owned())
+    }));
+    assert!(answers.contains(&("504".to_owned(), "temporarily_unavailable".to_owned())), "{answers:?}");
+    for page in [CALLING, include_str!("../../README.md")] {
+        for (status, id) in &answers {
+            let is_listed = |line: &str| {
+                let cells = line.strip_prefix("| ").and_then(|row| row.split_once(" |"));
+                cells.is_some_and(|(statuses, rest)| statuses.contains(status) && rest.contains(id))
+            };
+            assert!(page.lines().any(is_listed), "{status} {id} is not listed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_signed_cookie_is_refused_and_the_session_id_in_it_is_a_token() {
+    let (world, caller) = World::with_others(1).await;
+    let signed = format!("s%3A{}.uzYFEAkOLxTfAsGG0vqk3bWp8Q3QaUNLM0uP9tY0f0k", caller.token);
+    world.send(delete().cookie(&signed)).await.assert_error(400, "malformed_credentials", None);
+    world.send(delete().token(&caller.token)).await.assert_count(1);
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn moving_over_keeps_every_session_and_brings_none_back_in_any_order_of_events() {
+    let orders = tries_all_orders("moving_over").await;
+    assert!(orders > 500, "{orders} orders");
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn a_table_of_hashed_tokens_is_adopted_without_loss_in_any_order_of_events() {
+    let orders = tries_all_orders("adopting").await;
+    assert!(orders > 100, "{orders} orders");
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn no_revocation_is_overtaken_by_a_rotation() {
+    let orders = tries_all_orders("rotating").await;
+    assert!(orders > 10, "{orders} orders");
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn moving_over_keeps_what_the_application_wrote() {
     let world = World::new().await;
-    let mut python = python("moving-over");
-    python.variables.push(("OLD_SESSIONS_TABLE", format!("old-{}", world.database.table)));
-    let call = async |arguments: &[&str]| python.call(&world, arguments).await;
-    call(&["make_old_table"]).await;
-    let (later, earlier) = ((now() + 3600).to_string(), (now() - 1).to_string());
-    for (token, expires_at) in [("laptop", &later), ("phone", &later), ("left", &later), ("expired", &earlier)] {
-        call(&["sign_in_old", token, "dora", expires_at]).await;
+    let python = python("moving-over");
+    let old_table = make_old_table(&world).await;
+    let (later, earlier) = (now() + 3600, now() - 1);
+    for (token, expires_at) in [("laptop", later), ("phone", later), ("expired", earlier)] {
+        let item = [("token", s(token)), ("user_id", s("dora")), ("expires_at", n(expires_at)), ("device", s("old"))];
+        let item = item.map(|(name, value)| (name.to_owned(), value)).into();
+        direct(&world).put_item().table_name(&old_table).set_item(Some(item)).send().await.expect("an old session");
     }
-    // While both tables count.
-    for (token, user) in [("laptop", "dora"), ("left", "dora"), ("expired", ""), ("unknown", "")] {
-        assert_eq!(call(&["check_both", token]).await, user, "{token}");
-    }
-    call(&["sign_out_both", "left"]).await;
-    assert_eq!(call(&["check_both", "left"]).await, "");
-
-    assert_eq!(call(&["move_over"]).await, "2");
-    assert_eq!(call(&["move_over"]).await, "0");
-    for (token, user) in [("laptop", "dora"), ("phone", "dora"), ("left", ""), ("expired", "")] {
-        assert_eq!(call(&["check_both", token]).await, user, "{token}");
-        assert_eq!(call(&["check", token]).await, user, "{token}");
-    }
-    let laptop = row(&world, "laptop").await.expect("it to be moved");
+    assert_eq!(python.call(&world, &["move_over"]).await, "2");
+    assert_eq!(python.call(&world, &["move_over"]).await, "0");
+    let laptop = row(&world, "laptop").await.expect("the session in the new table");
     assert_eq!((laptop["device"].as_str(), laptop.get("token")), ("S:old", None));
-
+    assert_eq!(laptop["expires_at"], format!("N:{later}"));
+    assert!(row(&world, "expired").await.is_none());
     world.send(delete().token("laptop")).await.assert_count(1);
-    assert_eq!(call(&["check_both", "phone"]).await, "", "the old table has no say any more");
-    assert_eq!(call(&["move_over"]).await, "0", "what is revoked stays revoked");
-    assert_eq!(call(&["check", "phone"]).await, "");
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn filling_in_makes_old_sessions_callers_and_brings_no_revoked_one_back() {
+    let world = World::new().await;
+    let bare = |id: &str| Session::of("dora", id).without("status").without("session_id");
+    let gone = Session::of("dora", "gone").with("status", s("revoked"));
+    world.database.put(&[bare("laptop"), bare("phone"), gone]).await;
+    let python = python("filling-in");
+    assert_eq!(python.call(&world, &["check", "token-laptop"]).await, "");
+    python.call(&world, &["fill_in"]).await;
+    assert_eq!(python.call(&world, &["check", "token-laptop"]).await, "dora");
+    assert_eq!(python.call(&world, &["check", "token-gone"]).await, "");
+    world.send(delete().token("token-laptop")).await.assert_count(1);
 }
 
 #[tokio::test]
@@ -230,6 +354,22 @@ async fn scenario(world: &World, call: impl AsyncFn(&str, &str) -> String) {
     call("sign_out", &phone).await;
     assert_eq!(row(world, &phone).await, before, "who revoked it, and when, is kept");
 
+    assert_eq!(call("rotate", &phone).await, "", "a revoked session got a new token");
+    let rotated = call("rotate", &laptop).await;
+    assert!(rotated.len() >= 43 && rotated != laptop, "{rotated}");
+    for (token, user) in [(&laptop, ""), (&rotated, "dora")] {
+        assert_eq!(call("check", token).await, user);
+    }
+    let (old, new) = (row(world, &laptop).await.expect("a session"), row(world, &rotated).await.expect("a session"));
+    assert_eq!((old["status"].as_str(), &old["revoked_by"]), ("S:revoked", &old["session_id"]));
+    assert_ne!(old["session_id"], new["session_id"]);
+    assert_eq!(
+        ["user_id", "created_at", "expires_at"].map(|name| &old[name]),
+        ["user_id", "created_at", "expires_at"].map(|name| &new[name])
+    );
+    world.send(delete().token(&rotated)).await.assert_count(0);
+
+    let laptop = rotated;
     call("sign_out", &laptop).await;
     assert_eq!(call("check", &laptop).await, "");
     world.send(delete().token(&laptop)).await.assert_error(401, "session_inactive", None);
@@ -245,14 +385,36 @@ async fn scenario(world: &World, call: impl AsyncFn(&str, &str) -> String) {
             of_emil("expired").with("expires_at", n(now())),
             of_emil("without-status").without("status"),
             of_emil("without-expiry").without("expires_at"),
+            of_emil("iso-expiry").with("expires_at", s("2100-01-01T00:00:00Z")),
+            of_emil("string-expiry").with("expires_at", s("4102444800")),
+            of_emil("milliseconds").with("expires_at", n((now() - 60) * 1000)),
         ])
         .await;
     let rows = world.database.rows().await.len();
-    for token in ["expired", "without-status", "without-expiry", "unknown", "a b\u{e9}"] {
+    for token in ["expired", "without-status", "without-expiry", "iso-expiry", "string-expiry", "unknown"] {
         assert_eq!(call("check", token).await, "", "{token}");
+        world.send(delete().token(token)).await.assert_error(401, "session_inactive", None);
     }
-    call("sign_out", "unknown").await;
-    assert_eq!(world.database.rows().await.len(), rows, "signing out creates nothing");
+    assert_eq!(call("check", "a b\u{e9}").await, "");
+    assert_eq!(call("check", "milliseconds").await, "emil", "as the page warns, milliseconds never expire");
+    for function in ["sign_out", "rotate"] {
+        assert_eq!(call(function, "unknown").await, "");
+    }
+    assert_eq!(world.database.rows().await.len(), rows, "neither signing out nor rotating creates a session");
+    // Milliseconds let it call, and nothing that is expired, or not even a session, is left out.
+    world.send(delete().token("milliseconds")).await.assert_count(6);
+}
+
+/// Runs a suite of `orders.py` on the Python of the page: how many orders it has tried.
+async fn tries_all_orders(suite: &str) -> u64 {
+    let world = World::new().await;
+    make_old_table(&world).await;
+    let watch = Watch::start(&world).await;
+    let mut python = python(&format!("orders-{suite}"));
+    python.write("orders.py", include_str!("../snippets/orders.py"));
+    python.variables.push(("SESSIONS_URL", format!("http://{}/auth/sessions", watch.address)));
+    python.command = ["python3", "orders.py"].map(str::to_owned).to_vec();
+    python.call(&world, &[suite]).await.parse().expect("a number of orders")
 }
 
 /// The Python of the page, with a way to call its functions.
@@ -280,11 +442,18 @@ impl Snippet {
         fs::write(path, text).expect("a file");
     }
 
+    /// Lets Node.js find what is installed into a folder of `.tools`.
+    fn link_modules(&self, tool: &str) {
+        let modules = root().join(".tools").join(tool).join("node_modules");
+        std::os::unix::fs::symlink(modules, self.folder.join("node_modules")).expect("a link");
+    }
+
     /// Runs its command with arguments on a world's database, and returns what it prints.
     async fn call(&self, world: &World, arguments: &[&str]) -> String {
         let variables = [
             ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", world.database.address)),
             ("SESSIONS_TABLE", world.database.table.clone()),
+            ("OLD_SESSIONS_TABLE", old_table(world)),
         ];
         let command = [&as_strs(&self.command)[..], arguments].concat();
         self.succeed(&command, &variables).await.trim_end_matches('\n').to_owned()
@@ -330,6 +499,30 @@ fn code(page: &str, language: &str) -> String {
     }
     assert!(!code.is_empty(), "the page has no {language}");
     code
+}
+
+/// The name of the table of raw tokens that an application moves over from.
+fn old_table(world: &World) -> String {
+    format!("old-{}", world.database.table)
+}
+
+async fn make_old_table(world: &World) -> String {
+    let attribute = AttributeDefinition::builder().attribute_name("token").attribute_type(ScalarAttributeType::S);
+    let key = KeySchemaElement::builder().attribute_name("token").key_type(KeyType::Hash);
+    let request = direct(world)
+        .create_table()
+        .table_name(old_table(world))
+        .attribute_definitions(attribute.build().expect("an attribute"))
+        .key_schema(key.build().expect("a key"))
+        .billing_mode(BillingMode::PayPerRequest);
+    request.send().await.expect("the table to be created");
+    old_table(world)
+}
+
+/// A client that is not behind the proxy, which allows only what the function may do.
+fn direct(world: &World) -> Client {
+    let endpoint = format!("http://{}", world.database.address);
+    Client::new(&world.sdk_config.to_builder().endpoint_url(endpoint).build())
 }
 
 /// A session's item by its token.
