@@ -1,6 +1,8 @@
 # make run    try the function on this machine, with a DynamoDB in memory, the sessions of a few users, and a page
 #             (other ports: make run FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001)
 # make test   run the tests
+# make simulation  run a hundred thousand trials of the whole function under a simulated clock, network and database
+#             (fewer: TRIALS=1000; one again: TRIALS=1 TRIALS_SEED=42)
 #
 # Whatever else these take, they install into .tools, once:
 # make tools          what both of the above take beside Rust: cargo-lambda
@@ -10,6 +12,8 @@
 # make smoke-test STACK=name  try a deployed stack, with sessions that it makes and deletes
 # make validate       check template.yaml with the AWS SAM CLI and cfn-lint
 # make audit          check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
+# make mutants        put mistakes into src/, one after the other, and see that a test finds each (some files only:
+#                     MUTANTS="--file src/origin.rs"; only changed lines: MUTANTS="--in-diff file.diff")
 # make fuzz           feed the function mutated events for a minute (longer: FUZZ_SECONDS=600), with nightly Rust
 # make bench          measure the function next to hello world, boto3, Node and others, and write docs/performance.md
 #                     (shorter: BENCH=quick; other builds of the function: COMPARE="path path")
@@ -19,6 +23,8 @@
 CARGO_LAMBDA := 1.9.2
 # renovate: crate cargo-fuzz
 CARGO_FUZZ := 0.13.2
+# renovate: crate cargo-mutants
+CARGO_MUTANTS := 27.1.0
 # renovate: crate cargo-deny
 CARGO_DENY := 0.20.2
 # renovate: crate cargo-machete
@@ -38,6 +44,7 @@ AWS_SDK_JS := 3.1162.0
 
 CARGO_LAMBDA_STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
 FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
+MUTANTS_STAMP := .tools/cargo-mutants/$(CARGO_MUTANTS)
 DENY_STAMP := .tools/cargo-deny/$(CARGO_DENY)
 MACHETE_STAMP := .tools/cargo-machete/$(CARGO_MACHETE)
 TYPOS_STAMP := .tools/typos/$(TYPOS)
@@ -63,7 +70,7 @@ SAM_CLI := $(SAM_PYTHON) -m samcli
 
 export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
 
-.PHONY: help run test tools test-clients test-snippets deploy-test smoke-test validate audit fuzz bench screenshot \
+.PHONY: help run test simulation mutants tools test-clients test-snippets deploy-test smoke-test validate audit fuzz bench screenshot \
 	aws-sdk-js rust python
 
 help:
@@ -75,6 +82,15 @@ run: tools
 
 test: tools
 	cargo test --locked
+
+# With so many trials, a fault that never met a step fails the run.
+simulation: TRIALS ?= 100000
+simulation: rust
+	TRIALS=$(TRIALS) cargo test --locked --profile simulation --test simulation -- --nocapture
+
+# Mistakes that change nothing that anyone can observe are listed in .cargo/mutants.toml.
+mutants: rust $(MUTANTS_STAMP)
+	TRIALS=400 .tools/cargo-mutants/bin/cargo-mutants mutants --output target/mutants $(MUTANTS)
 
 tools: rust $(CARGO_LAMBDA_STAMP)
 
@@ -169,7 +185,7 @@ audit: rust $(DENY_STAMP) $(MACHETE_STAMP) $(TYPOS_STAMP)
 	.tools/typos/bin/typos --hidden --exclude .git
 
 # Unoptimized, they are built in half the time, and are fast enough.
-$(DENY_STAMP) $(MACHETE_STAMP): .tools/%:
+$(DENY_STAMP) $(MACHETE_STAMP) $(MUTANTS_STAMP): .tools/%:
 	@echo 'Building $(*D) $(*F) into .tools (once; a minute).'
 	@rm -rf $(@D)
 	@CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root $(@D) $(*D)@$(*F)

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dynamodb::Service;
-use crate::heart;
 use crate::history::{Actor, Call, Item, Moment, is_done, s, text};
 use crate::plan::Step;
 use crate::world::{ALICE, World, epoch_seconds_at};
@@ -100,7 +99,8 @@ fn status_is_right(world: &World, call: &Call, wrong: &mut Vec<String>) {
         let mut during = world.service.history.during(hash, call.begin_moment, call.end_moment);
         during.any(|change| change.by == Actor::Others && change.moment > call.begin_moment)
     };
-    let brought_back = heart::RESTS_ON_EVIDENCE && call.shown.keys().any(by_others);
+    // Live again right after its condition has failed: the function reports what it cannot explain.
+    let brought_back = call.shown.keys().any(by_others);
     let has_time = call.timeout >= AMPLE_TIME && world.plan.sessions.len() < 300 && call.timeout > 0;
     match status {
         200 | 401 => {}
@@ -142,7 +142,7 @@ fn only_revocations(service: &Service, call: &Call, wrong: &mut Vec<String>) {
 }
 
 fn revocation_id(call: &Call) -> &str {
-    if heart::REVOCATION_ID_IS_LAMBDAS { &call.lambda_id } else { &call.gateway_id }
+    &call.lambda_id
 }
 
 /// The count is the number of sessions that this call has changed before its answer. Returns how many of these no client could
@@ -170,9 +170,6 @@ fn count_is_exact(service: &Service, call: &Call, wrong: &mut Vec<String>) -> u6
         if !overwritten && (status == 200 || !unreadable) {
             wrong.push(format!("nobody has read what became of a write at {at} ms"));
         }
-    }
-    if !heart::COUNTS_A_SESSION_ONCE {
-        most = in_time().count() as u64;
     }
     if claimed < least || claimed > most {
         wrong.push(format!("claims {claimed}, and has revoked {least} to {most}"));
@@ -203,7 +200,7 @@ fn everything_shown_is_done(service: &Service, call: &Call, wrong: &mut Vec<Stri
         }
         let read = |read: &Moment| is_done(service.history.at(hash, *read), user);
         let is_proven = call.changed.contains(hash) || call.reads.get(hash).is_some_and(|reads| reads.iter().any(read));
-        if heart::RESTS_ON_EVIDENCE && !is_proven {
+        if !is_proven {
             wrong.push(format!("a 200, and nothing has shown that {} is revoked", name(service, hash)));
         }
     }

@@ -223,16 +223,13 @@ impl Service {
             }
             let entry = first.remove();
             let key = (entry.user, entry.hash);
-            match entry.item {
-                Some(item) => {
-                    let body = json!({"TableName": REPLICA, "Item": item});
-                    self.call(&body, Database::put_item).expect("the index to be written");
-                    self.entries.insert(key);
-                }
-                None => {
-                    self.entries.remove(&key);
-                    self.delete(REPLICA, &json!({"user_id": s(key.0), "token_hash": s(key.1)}));
-                }
+            if let Some(item) = entry.item {
+                let body = json!({"TableName": REPLICA, "Item": item});
+                self.call(&body, Database::put_item).expect("the index to be written");
+                self.entries.insert(key);
+            } else {
+                self.entries.remove(&key);
+                self.delete(REPLICA, &json!({"user_id": s(key.0), "token_hash": s(key.1)}));
             }
         }
     }
@@ -305,16 +302,14 @@ impl Service {
     /// Empties table and index for the next trial. What the history does not know is not deleted, so this is only for a trial
     /// in which all was right.
     pub fn clear(&mut self) {
-        let table = self.history.items().map(|(hash, _)| json!({"token_hash": s(hash.as_str())})).collect();
-        self.delete_all(TABLE, table);
+        let table: Vec<_> = self.history.items().map(|(hash, _)| json!({"token_hash": s(hash.as_str())})).collect();
+        self.delete_all(TABLE, &table);
         let entries = std::mem::take(&mut self.entries).into_iter();
-        self.delete_all(
-            REPLICA,
-            entries.map(|(user, hash)| json!({"user_id": s(user), "token_hash": s(hash)})).collect(),
-        );
+        let entries: Vec<_> = entries.map(|(user, hash)| json!({"user_id": s(user), "token_hash": s(hash)})).collect();
+        self.delete_all(REPLICA, &entries);
     }
 
-    fn delete_all(&self, table: &str, keys: Vec<Value>) {
+    fn delete_all(&self, table: &str, keys: &[Value]) {
         for keys in keys.chunks(25) {
             let deletes: Vec<_> = keys.iter().map(|key| json!({"DeleteRequest": {"Key": key}})).collect();
             let body = json!({"RequestItems": {table: deletes}});

@@ -4,7 +4,6 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::dynamodb::{Service, TABLE, statement_error};
-use crate::heart;
 use crate::history::{Actor, Call, Item, text};
 use crate::network::Response;
 use crate::plan::Fault;
@@ -209,7 +208,6 @@ fn change_page(body: &mut Value, fault: Fault, request: &Value, stale: &[String]
         }
         entry
     };
-    let is_only_page = request["ExclusiveStartKey"].is_null() && body["LastEvaluatedKey"].is_null();
     let Some(items) = body["Items"].as_array_mut() else { return };
     match fault {
         Fault::Twice(seed) => {
@@ -226,7 +224,7 @@ fn change_page(body: &mut Value, fault: Fault, request: &Value, stale: &[String]
             let mut rng = Rng::with_seed(seed);
             items.retain(|_| rng.bool());
         }
-        Fault::Stale(seed) if heart::COUNTS_A_SESSION_ONCE || is_only_page => {
+        Fault::Stale(seed) => {
             let mut rng = Rng::with_seed(seed);
             let there = items.clone();
             let shown = |hash: &&String| !there.iter().any(|item| item["token_hash"]["S"] == hash.as_str());

@@ -52,12 +52,12 @@ impl Sandbox {
             max_authentication_age: None,
             error_debug: true,
         };
-        let kept = SDK_CONFIG.with_borrow(Clone::clone);
-        let sdk_config = match kept {
-            Some(kept) => kept,
+        let loaded = SDK_CONFIG.with_borrow(Clone::clone);
+        let loaded = match loaded {
+            Some(loaded) => loaded,
             None => load().await,
         };
-        let sdk_config = sdk_config.into_builder().http_client(http_client()).build();
+        let sdk_config = loaded.into_builder().http_client(http_client()).build();
         let store = Store::new(Connections::new(sdk_config, http_client), config.table.clone());
         as_call(call, store.connect()).await;
         let mut service = Handler::new(config, store, wall_clock).into_service();
@@ -81,12 +81,12 @@ impl Sandbox {
 
 /// The configuration as the binary makes it, but for where to connect to and whose clock it is.
 async fn load() -> SdkConfig {
-    let loader = client::config()
+    let config = client::config()
         .endpoint_url("http://dynamodb.invalid")
         .region(Region::new("eu-central-1"))
         .credentials_provider(Credentials::new("local", "local", None, None, "tests"))
         .time_source(SharedTimeSource::new(VirtualTime));
-    let loaded = loader.load().await;
-    SDK_CONFIG.set(Some(loaded.clone()));
-    loaded
+    let config = config.load().await;
+    SDK_CONFIG.set(Some(config.clone()));
+    config
 }

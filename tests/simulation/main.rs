@@ -17,19 +17,20 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
-    dead_code,
     reason = "a test that does not find what it looks for should fail; figures of a simulation are small"
 )]
 
+#[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/answer.rs"]
 mod answer;
 mod check;
+mod deadlines;
 mod dynamodb;
+#[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/events.rs"]
 mod events;
 mod faults;
 mod function;
-mod heart;
 mod history;
 mod network;
 mod plan;

@@ -6,17 +6,22 @@ use tokio::time::sleep;
 
 use crate::check::claim;
 use crate::function::Sandbox;
-use crate::heart;
 use crate::plan::{Behaviour, Death, Kind, Lag, Partition, Plan, PlannedSession, Press, Target};
 use crate::world::{Outcome, run_with, with_world};
 
 /// What every request takes, in milliseconds.
 const REQUEST: u64 = 5;
+/// Round trips of a call with 1 to 500 other sessions: the caller, the index, and the writes beside the index once more.
+const ROUND_TRIPS: u64 = 3;
+/// How long a call under a partition's limit may take, in terms of the least that it could.
+const MOST_TIME: f64 = 1.1;
+/// The part of its writes that may be throttled.
+const MOST_WASTE: f64 = 0.1;
 /// What an index partition of DynamoDB's takes: writes a second, and the unused capacity of a second.
 const PARTITION: Partition = Partition { rate: 1_000.0, burst: 1_000.0 };
 
 /// A user with so many other sessions on a network without noise.
-fn quiet(others: usize, partition: Option<Partition>) -> Plan {
+pub fn quiet(others: usize, partition: Option<Partition>) -> Plan {
     let sessions = (0..others).map(|number| PlannedSession { number, kind: Kind::Active });
     Plan {
         seed: 1,
@@ -29,19 +34,19 @@ fn quiet(others: usize, partition: Option<Partition>) -> Plan {
 }
 
 /// A call of so many milliseconds until its deadline.
-fn press(number: usize, timeout: u64) -> Press {
+pub fn press(number: usize, timeout: u64) -> Press {
     Press { number, pause: 0, meanwhile: None, timeout, gateway: 0, credential: 0, beside: None }
 }
 
 /// A call: status, count, and milliseconds.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
-    status: u64,
-    count: u64,
-    millis: u64,
+pub struct Taken {
+    pub status: u64,
+    pub count: u64,
+    pub millis: u64,
 }
 
-async fn call(sandbox: &mut Sandbox, press: Press) -> Taken {
+pub async fn call(sandbox: &mut Sandbox, press: Press) -> Taken {
     let number = 2 * press.number;
     crate::world::one_call(sandbox, number, Target::Caller, &press).await;
     with_world(|world| {
@@ -53,15 +58,13 @@ async fn call(sandbox: &mut Sandbox, press: Press) -> Taken {
 
 /// Nothing of what is checked after every call was wrong.
 #[track_caller]
-fn all_right(outcome: &Outcome) {
+pub fn all_right(outcome: &Outcome) {
     assert!(outcome.wrong.is_empty(), "{:?}\n{}", outcome.wrong, outcome.trace.join("\n"));
 }
 
 #[test]
 fn a_call_takes_its_round_trips_and_nothing_else() {
-    for (others, round_trips) in
-        [(0, 2), (1, heart::ROUND_TRIPS), (25, heart::ROUND_TRIPS), (26, heart::ROUND_TRIPS), (500, heart::ROUND_TRIPS)]
-    {
+    for (others, round_trips) in [(0, 2), (1, ROUND_TRIPS), (25, ROUND_TRIPS), (26, ROUND_TRIPS), (500, ROUND_TRIPS)] {
         let outcome = run_with(&quiet(others, None), false, || async move {
             with_world(crate::world::World::settle_down);
             let mut sandbox = Sandbox::start(0).await;
@@ -89,8 +92,8 @@ fn a_throttling_partition_is_used_well_and_little_is_wasted() {
             "{others} others: {seconds:.2} s for a floor of {floor:.2} s, {:.1} % of the writes wasted",
             wasted * 100.0
         );
-        assert!(seconds < heart::MOST_TIME_OF_FLOOR * floor, "{seconds} s for a floor of {floor} s");
-        assert!(wasted < heart::MOST_WASTE, "{wasted}");
+        assert!(seconds < MOST_TIME * floor, "{seconds} s for a floor of {floor} s");
+        assert!(wasted < MOST_WASTE, "{wasted}");
     });
     all_right(&outcome);
 }
@@ -132,7 +135,7 @@ fn dead_connections_after_a_pause_cost_little() {
             with_world(|world| world.before(&dead));
             let taken = call(&mut sandbox, dead).await;
             assert_eq!((taken.status, taken.count), (200, 30));
-            let more = taken.millis - heart::ROUND_TRIPS * REQUEST;
+            let more = taken.millis - ROUND_TRIPS * REQUEST;
             println!("{death:?} connections: {more} ms more");
             assert!(more <= most, "{death:?}: {more} ms more");
         });

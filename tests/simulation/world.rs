@@ -25,8 +25,8 @@ use crate::plan::{Act, Deed, Fault, Kind, Plan, Press, Step, Target, When};
 use crate::report::Report;
 use disable_my_other_sessions::session::Token;
 
-/// 2026-11-24, some time in the morning.
-const WALL_CLOCK: Duration = Duration::from_secs(1_795_500_000);
+/// When a trial begins: on 2026-11-24.
+const WALL_CLOCK: Duration = Duration::from_hours(498_750);
 /// How long index and late writes may take until they are done, in milliseconds.
 const CALM: u64 = 60_000;
 /// The number of calls in which a user without faults must be done.
@@ -367,7 +367,8 @@ impl World {
         let hash = self.hashes.get(&by)?.clone();
         let token = self.tokens.get(&hash)?.clone();
         let lambda_id = format!("lambda-{}", number + 1);
-        let chosen_by_client = crate::heart::REVOCATION_ID_IS_LAMBDAS && self.plan.seed % 4 == 0;
+        // Clients can choose the gateway's id, and the same again and again.
+        let chosen_by_client = self.plan.seed.is_multiple_of(4);
         let gateway_id = if chosen_by_client { "chosen".to_owned() } else { format!("gateway-{number}") };
         // Load balancers give no id, so it is Lambda's.
         let balanced = Gateway::ALL[usize::from(press.gateway) % 4];

@@ -1,7 +1,7 @@
 //! What is answered, counted and left in the table when DynamoDB does not work.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -147,30 +147,6 @@ async fn sessions_that_a_read_leaves_out_are_read_again() {
     });
     press(&world, &caller).await.0.assert_count(25);
     assert_eq!(world.proxy.count(READ), 3);
-}
-
-#[tokio::test]
-async fn what_became_of_a_lost_write_is_found_out_however_slow_reads_are() {
-    let (mut world, caller) = World::with_others(25).await;
-    world.timeout = Duration::from_secs(8);
-    let slow = || Action::SlowAnswer(Duration::from_millis(700));
-    world.proxy.rule(move |call| match call.operation.as_str() {
-        BATCH => Action::HangAfter,
-        _ => slow(),
-    });
-    // All writes are given up, and there are two seconds to look at what they have done.
-    press(&world, &caller).await.0.assert_count(25);
-}
-
-#[tokio::test]
-async fn a_write_that_is_carried_out_long_after_it_was_given_up_is_counted() {
-    let (world, caller) = World::with_others(25).await;
-    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
-        (BATCH, 0) => Action::ForwardLate(Duration::from_secs(8)),
-        (BATCH, _) => Action::Fail(400, "ThrottlingException"),
-        _ => Action::Forward,
-    });
-    press(&world, &caller).await.0.assert_count(25);
 }
 
 #[tokio::test]
@@ -432,60 +408,10 @@ async fn an_index_entry_without_a_key_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn the_answer_leaves_before_the_deadline_however_the_store_hangs() {
-    for operation in ["GetItem", "Query", BATCH] {
-        for action in [|| Action::Hang, || Action::HangAfter] {
-            let (mut world, caller) = World::with_others(60).await;
-            world.timeout = Duration::from_secs(2);
-            world.proxy.rule(every(operation, action));
-            let begin = Instant::now();
-            let (answer, _) = press(&world, &caller).await;
-            assert!(begin.elapsed() < world.timeout, "{operation}: {:?}", begin.elapsed());
-            // Writes that were carried out but never answered are found out, and the others are out after all.
-            assert!(matches!(answer.error_id(), "temporarily_unavailable" | ""), "{answer:?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_call_without_time_changes_nothing_and_says_so() {
-    let (mut world, caller) = World::with_others(10).await;
-    world.timeout = Duration::from_millis(100);
-    world.proxy.rule(|_| Action::Delay(Duration::from_millis(200)));
-    let (answer, _) = press(&world, &caller).await;
-    answer.assert_error(503, "temporarily_unavailable", Some(0));
-}
-
-#[tokio::test]
 async fn a_deadline_in_the_past_counts_as_none() {
     let (mut world, caller) = World::with_others(10).await;
     world.timeout = Duration::ZERO;
     press(&world, &caller).await.0.assert_count(10);
-}
-
-#[tokio::test]
-async fn every_call_gets_further_until_one_is_done() {
-    let (mut world, caller) = World::with_others(1_500).await;
-    world.timeout = Duration::from_secs(2);
-    world.proxy.rule(every(BATCH, || Action::Delay(Duration::from_millis(200))));
-    let mut calls = 0;
-    loop {
-        let (answer, _) = press(&world, &caller).await;
-        calls += 1;
-        if answer.status == 200 {
-            break;
-        }
-        assert_ne!(answer.body["error"]["details"]["revoked"], 0);
-        assert!(calls < 10);
-    }
-    assert!(calls > 1, "the time was meant to be too short for one call");
-}
-
-#[tokio::test]
-async fn slow_answers_are_waited_for() {
-    let (world, caller) = World::with_others(30).await;
-    world.proxy.rule(|_| Action::Delay(Duration::from_millis(700)));
-    press(&world, &caller).await.0.assert_count(30);
 }
 
 #[tokio::test]

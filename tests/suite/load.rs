@@ -1,72 +1,7 @@
-//! Many sessions: memory, and the pace of writes where DynamoDB limits them.
-
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+//! Many sessions: memory. The pace of writes is tested in virtual time, by `tests/simulation/timing.rs`.
 
 use crate::support::runtime::Function;
-use crate::support::{Action, Answer, World, delete, revoked};
-
-/// What one index partition takes a second.
-const PER_SECOND: f64 = 1_000.0;
-
-/// Writes that a partition has room for: those of the last second at the most.
-struct Partition {
-    room: f64,
-    last: Instant,
-    passed: u32,
-    throttled: u32,
-}
-
-impl Partition {
-    /// The positions of the statements that do not fit in any more.
-    fn throttle(&mut self, statements: usize) -> Vec<(usize, &'static str)> {
-        let now = Instant::now();
-        self.room = (self.room + (now - self.last).as_secs_f64() * PER_SECOND).min(PER_SECOND);
-        self.last = now;
-        let mut throttled = Vec::new();
-        for index in 0..statements {
-            if self.room < 1.0 {
-                throttled.push((index, "ThrottlingError"));
-                self.throttled += 1;
-            } else {
-                self.room -= 1.0;
-                self.passed += 1;
-            }
-        }
-        throttled
-    }
-}
-
-#[tokio::test]
-async fn a_throttling_partition_is_used_well_and_little_is_wasted() {
-    let others: u16 = 8_000;
-    let (world, caller) = World::with_others(others.into()).await;
-    let partition = Arc::new(Mutex::new(Partition { room: PER_SECOND, last: Instant::now(), passed: 0, throttled: 0 }));
-    let enforced = Arc::clone(&partition);
-    world.proxy.rule(move |call| match call.body["Statements"].as_array() {
-        Some(statements) => Action::FailStatements(enforced.lock().expect("a lock").throttle(statements.len())),
-        None => Action::Forward,
-    });
-
-    let begin = Instant::now();
-    world.press(&caller).await.assert_count(others.into());
-    let seconds = begin.elapsed().as_secs_f64();
-
-    assert_eq!(revoked(&world.database.rows().await), u64::from(others));
-    let partition = partition.lock().expect("a lock");
-    let wasted = f64::from(partition.throttled) / f64::from(partition.passed + partition.throttled);
-    let floor = (f64::from(others) - PER_SECOND) / PER_SECOND;
-    let requests = world.proxy.count("BatchExecuteStatement");
-    println!(
-        "{seconds:.1} s for a floor of {floor:.1} s, {:.1} % of the writes wasted, {requests} requests for {}",
-        wasted * 100.0,
-        others / 25
-    );
-    assert!(wasted < 0.2, "{wasted}");
-    assert!(requests * 8 < usize::from(others) / 25 * 10, "{requests}");
-    // Another database may be slower than the limit.
-    assert!(seconds < 1.3 * floor || world.database.is_shared(), "{seconds} s for a floor of {floor} s");
-}
+use crate::support::{Answer, World, delete};
 
 /// The peak memory of the function in kB after it has revoked so many sessions, in as many calls as it takes.
 async fn peak_memory(others: usize) -> u64 {

@@ -28,7 +28,7 @@ pub struct Database {
     pub table: String,
     client: Client,
     /// The last clone takes the server with it.
-    running: Option<Arc<oneshot::Sender<()>>>,
+    _running: Option<Arc<oneshot::Sender<()>>>,
 }
 
 /// A session as an application would write it, and the token that it would give to the user.
@@ -58,20 +58,15 @@ impl Database {
                 }
             });
         });
-        Ok(Self { running: Some(Arc::new(running)), ..Self::connect(address, "sessions").await })
+        Ok(Self { _running: Some(Arc::new(running)), ..Self::connect(address, "sessions").await })
     }
 
     /// Makes the table in a database that runs already.
     pub async fn connect(address: SocketAddr, table: &str) -> Self {
         let database =
-            Self { address, table: table.to_owned(), client: client(&format!("http://{address}")), running: None };
+            Self { address, table: table.to_owned(), client: client(&format!("http://{address}")), _running: None };
         database.create_table().await;
         database
-    }
-
-    /// Whether it is one that ran already, and perhaps serves others.
-    pub fn is_shared(&self) -> bool {
-        self.running.is_none()
     }
 
     async fn create_table(&self) {
