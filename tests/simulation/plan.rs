@@ -420,11 +420,12 @@ impl fmt::Display for Plan {
 }
 
 fn sessions(rng: &mut Rng) -> Vec<PlannedSession> {
+    // Above 25 there are several batches. Most mistakes show with few sessions, which take less time.
     let number = match rng.u8(0..100) {
-        0..45 => rng.usize(0..8),
-        45..85 => rng.usize(0..30),
-        85..97 => rng.usize(25..80),
-        _ => rng.usize(80..300),
+        0..55 => rng.usize(0..7),
+        55..88 => rng.usize(0..20),
+        88..98 => rng.usize(20..60),
+        _ => rng.usize(60..200),
     };
     let kind = |rng: &mut Rng| match rng.u8(0..12) {
         0 => Kind::Expired,
