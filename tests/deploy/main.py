@@ -319,7 +319,7 @@ def check_resources(stack):
         "Configuration"
     ]
     assert configuration["Architectures"] == [NATIVE], configuration
-    assert (configuration["MemorySize"], configuration["Timeout"]) == (512, 29), configuration
+    assert (configuration["MemorySize"], configuration["Timeout"]) == (512, 28), configuration
     assert configuration["TracingConfig"]["Mode"] == "Active", configuration
     table = stack.cloud.client("dynamodb").describe_table(TableName=stack.outputs["SessionsTableName"])["Table"]
     index = table["GlobalSecondaryIndexes"][0]
