@@ -1,23 +1,28 @@
-# make run    try the function on this machine, with a DynamoDB in memory, the sessions of a few users, and a page
-#             (other ports: make run FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001)
-# make test   run the tests
-# make simulation  run a hundred thousand trials of the whole function under a simulated clock, network and database
-#             (fewer: TRIALS=1000; one again: TRIALS=1 TRIALS_SEED=42)
+# To begin with:
+#   make run            try the function, with a DynamoDB in memory and a page
+#   make test           run the tests
 #
-# Whatever else these take, they install into .tools, once:
-# make tools          what both of the above take beside Rust: cargo-lambda
-# make test-clients   run Ory's SDKs, Schemathesis and a browser against the function (one of them: CLIENTS=browser)
-# make test-snippets  run the code in docs/, in every language whose interpreter is there (as root, they get installed)
-# make deploy-test    build with the AWS SAM CLI for both architectures, deploy to an emulated cloud, and call it
-# make smoke-test STACK=name  try a deployed stack, with sessions that it makes and deletes
-# make validate       check template.yaml with the AWS SAM CLI and cfn-lint
-# make audit          check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
-# make mutants        put mistakes into src/, one after the other, and see that a test finds each (some files only:
-#                     MUTANTS="--file src/origin.rs"; only changed lines: MUTANTS="--in-diff file.diff")
-# make fuzz           feed the function mutated events for a minute (longer: FUZZ_SECONDS=600), with nightly Rust
-# make bench          measure the function next to hello world, boto3, Node and others, and write docs/performance.md
-#                     (shorter: BENCH=quick; other builds of the function: COMPARE="path path")
-# make screenshot     take the picture of the page for the README again
+# More checks. Each installs what it needs into .tools, once:
+#   make tools          install cargo-lambda, which run and test use
+#   make validate       check template.yaml and the snippets of docs/your-own-api.md
+#   make audit          check dependencies (licences, advisories, unused) and spelling
+#   make test-clients   run Ory's SDKs, Schemathesis and a browser against it
+#   make test-snippets  run the code in docs/ (as root: installs the interpreters)
+#   make deploy-test    build with the SAM CLI, deploy to an emulated cloud, call it
+#   make smoke-test STACK=name   try a deployed stack
+#   make simulation     a hundred thousand trials under a simulated clock, network and database
+#   make mutants        put mistakes into src/, and see that a test finds each
+#   make fuzz           feed the function mutated events for a minute
+#   make bench          measure, and write docs/performance.md
+#   make screenshot     take the picture in the README again
+#
+# Options:
+#   run            FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001
+#   test-clients   CLIENTS=browser  CHROMIUM=path
+#   simulation     TRIALS=1 TRIALS_SEED=42 (one trial again)
+#   mutants        MUTANTS="--file src/origin.rs"  MUTANTS="--in-diff changes.diff"
+#   fuzz           FUZZ_SECONDS=600
+#   bench          BENCH=quick  COMPARE="path path" (other builds of the function)
 
 # renovate: pypi cargo-lambda
 CARGO_LAMBDA := 1.9.2
@@ -42,30 +47,31 @@ BOTO3 := 1.44.5
 # renovate: npm @aws-sdk/lib-dynamodb
 AWS_SDK_JS := 3.1162.0
 
+# An installed tool is a file .tools/PACKAGE/VERSION.
 CARGO_LAMBDA_STAMP := .tools/cargo-lambda/$(CARGO_LAMBDA)
 FUZZ_STAMP := .tools/cargo-fuzz/$(CARGO_FUZZ)
 MUTANTS_STAMP := .tools/cargo-mutants/$(CARGO_MUTANTS)
 DENY_STAMP := .tools/cargo-deny/$(CARGO_DENY)
 MACHETE_STAMP := .tools/cargo-machete/$(CARGO_MACHETE)
 TYPOS_STAMP := .tools/typos/$(TYPOS)
-SAM_STAMP := .tools/sam/$(SAM)
-ZIG_STAMP := .tools/zig/$(ZIG)
+SAM_STAMP := .tools/aws-sam-cli/$(SAM)
+ZIG_STAMP := .tools/ziglang/$(ZIG)
 MINISTACK_STAMP := .tools/ministack/$(MINISTACK)
 BOTO3_STAMP := .tools/boto3/$(BOTO3)
 AWS_SDK_JS_STAMP := .tools/aws-sdk-js/$(AWS_SDK_JS)
-# The versions of these are in files of their tools' own.
+# The versions of the clients are in requirements.txt and package-lock.json.
 PYTHON_CLIENTS_STAMP := .tools/clients/python/installed
 NODE_CLIENTS_STAMP := .tools/clients/node/installed
 
 FUZZ_SECONDS := 60
-# Which of tests/clients/run.py's suites; all, if empty.
+# The suites of tests/clients/run.py to run. Empty runs all.
 CLIENTS :=
 
-# These settings of pip's do not go with --target, and a fresh machine may have them.
+# --target conflicts with the user and virtualenv settings that pip may be configured with.
 PIP_INSTALL := PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore python3 -m pip install \
 	--quiet --disable-pip-version-check --no-warn-conflicts
 NPM_INSTALL := npm install --silent --no-save --no-audit --no-fund
-SAM_PYTHON := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 PYTHONPATH=.tools/sam python3
+SAM_PYTHON := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 PYTHONPATH=.tools/aws-sam-cli python3
 SAM_CLI := $(SAM_PYTHON) -m samcli
 
 export PATH := $(CURDIR)/.tools/cargo-lambda/bin:$(PATH)
@@ -94,85 +100,14 @@ mutants: rust $(MUTANTS_STAMP)
 
 tools: rust $(CARGO_LAMBDA_STAMP)
 
-# Of its dependencies cargo-lambda needs zig only to build for Lambda.
-$(CARGO_LAMBDA_STAMP): | python
-	@echo 'Installing cargo-lambda $(CARGO_LAMBDA) into .tools (14 MB, once).'
-	@rm -rf $(@D)
-	@$(PIP_INSTALL) --no-deps --target $(@D) cargo-lambda==$(CARGO_LAMBDA)
-	@touch $@
-
-# With a Chromium of your own: make test-clients CHROMIUM=path
-test-clients: tools $(PYTHON_CLIENTS_STAMP) $(NODE_CLIENTS_STAMP)
-	@chromium=$${CHROMIUM:-$$(tests/clients/need chromium chromium-browser google-chrome)} && \
-		CHROMIUM=$$chromium python3 tests/clients/run.py $(CLIENTS)
-
-screenshot:
-	@$(MAKE) --no-print-directory test-clients CLIENTS=browser SCREENSHOT=docs/screenshot.png
-
-$(PYTHON_CLIENTS_STAMP): tests/clients/python/requirements.txt | python
-	@echo 'Installing the Python SDKs and Schemathesis into .tools (100 MB, once).'
-	@rm -rf $(@D)
-	@$(PIP_INSTALL) --target $(@D) --requirement $<
-	@touch $@
-
-$(NODE_CLIENTS_STAMP): tests/clients/node/package-lock.json
-	@echo 'Installing the SDKs for Node.js and Playwright into .tools (50 MB, once).'
-	@tests/clients/need npm >/dev/null
-	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/clients/node/package.json $< $(@D)
-	@npm ci --prefix $(@D) --silent --ignore-scripts --no-audit --no-fund
-	@touch $@
-
-# It asks for aws-sdk-js by itself once Node.js is there.
-test-snippets: tools $(BOTO3_STAMP)
-	tests/snippets/run
-
-aws-sdk-js: $(AWS_SDK_JS_STAMP)
-
-$(BOTO3_STAMP): | python
-	@echo 'Installing boto3 $(BOTO3) into .tools (30 MB, once).'
-	@rm -rf $(@D)
-	@$(PIP_INSTALL) --target $(@D) boto3==$(BOTO3)
-	@touch $@
-
-$(AWS_SDK_JS_STAMP):
-	@echo 'Installing the AWS SDK for JavaScript $(AWS_SDK_JS) into .tools (40 MB, once).'
-	@rm -rf $(@D)
-	@$(NPM_INSTALL) --prefix $(@D) @aws-sdk/client-dynamodb@$(AWS_SDK_JS) @aws-sdk/lib-dynamodb@$(AWS_SDK_JS)
-	@touch $@
-
-deploy-test: tools $(SAM_STAMP) $(ZIG_STAMP) $(MINISTACK_STAMP)
-	@PYTHONPATH=$(CURDIR)/.tools/sam:$(CURDIR)/.tools/ministack:$(CURDIR)/.tools/zig python3 -u tests/deploy/main.py
-
-# The SAM CLI brings boto3.
-smoke-test: $(SAM_STAMP)
-	@[ -n '$(STACK)' ] || { echo 'Which stack? make smoke-test STACK=name'; exit 1; }
-	@PYTHONPATH=.tools/sam python3 tests/deploy/smoke.py '$(STACK)' $(URL)
-
-# Each finds what the others do not; cfn-lint sees undefined references only in what the SAM transform has made.
+# Each of the three finds errors that the others do not. cfn-lint finds undefined references only in the template that
+# the SAM transform has produced.
 validate: $(SAM_STAMP)
 	$(SAM_CLI) validate --lint
 	$(SAM_CLI) validate
 	$(SAM_PYTHON) .ci/validate-template
 
-$(SAM_STAMP): | python
-	@echo 'Installing the AWS SAM CLI $(SAM) into .tools (320 MB, once).'
-	@rm -rf $(@D)
-	@$(PIP_INSTALL) --target $(@D) aws-sam-cli==$(SAM)
-	@touch $@
-
-$(ZIG_STAMP): | python
-	@echo 'Installing zig $(ZIG) into .tools (380 MB, once).'
-	@rm -rf $(@D)
-	@$(PIP_INSTALL) --target $(@D) ziglang==$(ZIG)
-	@touch $@
-
-$(MINISTACK_STAMP): | python
-	@echo 'Installing MiniStack $(MINISTACK) into .tools (65 MB, once).'
-	@rm -rf $(@D)
-	@$(PIP_INSTALL) --target $(@D) ministack==$(MINISTACK)
-	@touch $@
-
-# Without the advisory database, which comes from GitHub, the rest is checked all the same.
+# The advisory database comes from GitHub. The other checks run without it.
 audit: rust $(DENY_STAMP) $(MACHETE_STAMP) $(TYPOS_STAMP)
 	.tools/cargo-deny/bin/cargo-deny --locked check licenses bans sources
 	@if .tools/cargo-deny/bin/cargo-deny --locked fetch db; then \
@@ -184,20 +119,29 @@ audit: rust $(DENY_STAMP) $(MACHETE_STAMP) $(TYPOS_STAMP)
 	.tools/cargo-machete/bin/cargo-machete
 	.tools/typos/bin/typos --hidden --exclude .git
 
-# Unoptimized, they are built in half the time, and are fast enough.
-$(DENY_STAMP) $(MACHETE_STAMP) $(MUTANTS_STAMP): .tools/%:
-	@echo 'Building $(*D) $(*F) into .tools (once; a minute).'
-	@rm -rf $(@D)
-	@CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root $(@D) $(*D)@$(*F)
-	@touch $@
+test-clients: tools $(PYTHON_CLIENTS_STAMP) $(NODE_CLIENTS_STAMP)
+	@chromium=$${CHROMIUM:-$$(tests/clients/need chromium chromium-browser google-chrome)} && \
+		CHROMIUM=$$chromium python3 tests/clients/run.py $(CLIENTS)
 
-$(TYPOS_STAMP): | python
-	@echo 'Installing typos $(TYPOS) into .tools (8 MB, once).'
-	@rm -rf $(@D)
-	@$(PIP_INSTALL) --target $(@D) typos==$(TYPOS)
-	@touch $@
+screenshot:
+	@$(MAKE) --no-print-directory test-clients CLIENTS=browser SCREENSHOT=docs/screenshot.png
 
-# No sanitizer: what it finds, safe Rust does not do. New inputs go into the first folder.
+# The script calls `make aws-sdk-js` once Node.js is installed.
+test-snippets: tools $(BOTO3_STAMP)
+	tests/snippets/run
+
+aws-sdk-js: $(AWS_SDK_JS_STAMP)
+
+deploy-test: tools $(SAM_STAMP) $(ZIG_STAMP) $(MINISTACK_STAMP)
+	@PYTHONPATH=$(CURDIR)/.tools/aws-sam-cli:$(CURDIR)/.tools/ministack:$(CURDIR)/.tools/ziglang \
+		python3 -u tests/deploy/main.py
+
+# boto3 comes with the SAM CLI.
+smoke-test: $(SAM_STAMP)
+	@[ -n '$(STACK)' ] || { echo 'Which stack? make smoke-test STACK=name'; exit 1; }
+	@PYTHONPATH=.tools/aws-sam-cli python3 tests/deploy/smoke.py '$(STACK)' $(URL)
+
+# Without a sanitizer, which would find only errors that safe Rust excludes. New inputs go to target/fuzz/corpus.
 fuzz: rust tests/fuzz/Cargo.lock
 	@if rustup run nightly cargo --version >/dev/null 2>&1 && $(MAKE) --no-print-directory $(FUZZ_STAMP); then \
 		echo 'Building the fuzzer: the first time, this takes some minutes.'; \
@@ -211,23 +155,63 @@ fuzz: rust tests/fuzz/Cargo.lock
 		cargo test --locked hostile; \
 	fi
 
-# What is fuzzed has the dependencies of what is deployed; cargo adds those of the fuzzer.
+# The fuzzer uses the versions of the dependencies that are deployed. Cargo adds the fuzzer's own.
 tests/fuzz/Cargo.lock: Cargo.lock
 	@cp $< $@
 
-$(FUZZ_STAMP):
-	@echo 'Installing cargo-fuzz $(CARGO_FUZZ) into .tools (once).'
-	@rm -rf $(@D)
-	@cargo install --quiet --locked --root $(@D) cargo-fuzz@$(CARGO_FUZZ)
-	@touch $@
-
-# Three packages, so that none is built with the features of another. Where there is no npm, Node is not measured.
+# Three packages, so that none is built with the features of another. Without npm, Node.js is not measured.
 bench: rust $(BOTO3_STAMP) $(if $(shell command -v npm),$(AWS_SDK_JS_STAMP))
 	@echo 'Building the function, the baselines and the bench: the first time, this takes some minutes.'
 	cargo build --locked --release
 	cargo build --locked --release --manifest-path tests/bench/baselines/Cargo.toml --target-dir target/bench
 	cargo build --locked --release --manifest-path tests/bench/Cargo.toml --target-dir target/bench
 	@target/bench/release/bench $(BENCH:%=--%) $(COMPARE)
+
+# Installing: one rule for Python packages, one for Rust's, and three with files or package names of their own.
+
+PIP_STAMPS := $(CARGO_LAMBDA_STAMP) $(TYPOS_STAMP) $(SAM_STAMP) $(ZIG_STAMP) $(MINISTACK_STAMP) $(BOTO3_STAMP)
+# cargo-lambda depends on zig, but uses it only to build for Lambda.
+$(CARGO_LAMBDA_STAMP): PIP_OPTIONS := --no-deps
+$(CARGO_LAMBDA_STAMP): SIZE := 14 MB
+$(TYPOS_STAMP): SIZE := 8 MB
+$(SAM_STAMP): SIZE := 320 MB
+$(ZIG_STAMP): SIZE := 380 MB
+$(MINISTACK_STAMP): SIZE := 65 MB
+$(BOTO3_STAMP): SIZE := 30 MB
+
+$(PIP_STAMPS): .tools/%: | python
+	@echo 'Installing $(*D) $(*F) into .tools ($(SIZE), once).'
+	@rm -rf $(@D)
+	@$(PIP_INSTALL) $(PIP_OPTIONS) --target $(@D) $(*D)==$(*F)
+	@touch $@
+
+# These build in half the time without optimization, and are fast enough.
+$(DENY_STAMP) $(MACHETE_STAMP) $(MUTANTS_STAMP): CARGO_OPTIONS := --debug
+
+$(DENY_STAMP) $(MACHETE_STAMP) $(MUTANTS_STAMP) $(FUZZ_STAMP): .tools/%: | rust
+	@echo 'Building $(*D) $(*F) into .tools (once; a minute).'
+	@rm -rf $(@D)
+	@CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked $(CARGO_OPTIONS) --root $(@D) $(*D)@$(*F)
+	@touch $@
+
+$(AWS_SDK_JS_STAMP):
+	@echo 'Installing the AWS SDK for JavaScript $(AWS_SDK_JS) into .tools (40 MB, once).'
+	@rm -rf $(@D)
+	@$(NPM_INSTALL) --prefix $(@D) @aws-sdk/client-dynamodb@$(AWS_SDK_JS) @aws-sdk/lib-dynamodb@$(AWS_SDK_JS)
+	@touch $@
+
+$(PYTHON_CLIENTS_STAMP): tests/clients/python/requirements.txt | python
+	@echo 'Installing the Python SDKs and Schemathesis into .tools (100 MB, once).'
+	@rm -rf $(@D)
+	@$(PIP_INSTALL) --target $(@D) --requirement $<
+	@touch $@
+
+$(NODE_CLIENTS_STAMP): tests/clients/node/package-lock.json
+	@echo 'Installing the SDKs for Node.js and Playwright into .tools (50 MB, once).'
+	@tests/clients/need npm >/dev/null
+	@rm -rf $(@D) && mkdir -p $(@D) && cp tests/clients/node/package.json $< $(@D)
+	@npm ci --prefix $(@D) --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 rust:
 	@command -v cargo >/dev/null || { echo 'Rust is missing: no cargo on the PATH. See https://rustup.rs'; exit 1; }

@@ -76,11 +76,12 @@ pub struct Timeout {
 }
 
 impl Timeout {
-    /// Waits until the time has run out. `responses` counts the responses to all requests.
+    /// Waits until the time has run out; false if it ended while there were responses to other requests, of which `responses`
+    /// is the number.
     ///
-    /// Patience is counted in short sleeps without any response, one after the other. So a request that waits its turn is not
-    /// taken for a dead one while others are answered, nor while this process gets so little CPU that sleeps end late.
-    pub async fn run_out(self, responses: impl Fn() -> u64) {
+    /// The patience begins anew with each response, since a request that waits its turn is not dead. It is made of short sleeps,
+    /// one after the other, so a process that gets little CPU does not use it up.
+    pub async fn run_out(self, responses: impl Fn() -> u64) -> bool {
         let patience = async {
             let (mut quiet_sleeps, mut seen) = (0, responses());
             while quiet_sleeps < SLEEPS {
@@ -89,8 +90,7 @@ impl Timeout {
                 seen = responses();
             }
         };
-        // Either way, the time has run out.
-        let _ = timeout_at(self.end, patience).await;
+        timeout_at(self.end, patience).await.is_ok()
     }
 }
 
@@ -108,9 +108,9 @@ impl Budget {
         Self { stop_writing, writes_end, answer_by, slowest: Duration::ZERO }
     }
 
-    /// Learns how long a request took to be answered.
+    /// Learns how long a request took to be answered. One answer that comes very late does not keep others from being sent.
     pub fn answered_after(&mut self, time: Duration) {
-        self.slowest = self.slowest.max(time);
+        self.slowest = self.slowest.max(time.min(MAX_TIMEOUT));
     }
 
     /// Whether a write that is sent at this time will be answered in time, even if that takes twice as long as the slowest
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_back_off_is_drawn_below_a_ceiling_that_doubles_up_to_a_second() {
         let (budget, now) = lasting(Duration::from_secs(29));
-        let throttled = StoreError::StatementFailed("ThrottlingError".to_owned());
+        let throttled = StoreError::unreadable("Query");
         let backoff = |made, random| (budget.retry_at(&throttled, made, now, random) - now).as_millis();
         assert_eq!([1, 2, 3, 5, 6, 99].map(|made| backoff(made, 1.0)), [50, 100, 200, 800, 1000, 1000]);
         assert_eq!((backoff(3, 0.0), backoff(3, 0.5)), (0, 100));
@@ -245,12 +245,13 @@ mod tests {
     async fn patience_begins_anew_with_every_response_but_ends_at_the_deadline() {
         let begin = Instant::now();
         let timeout = Timeout { patience: Duration::from_millis(250), end: begin + Duration::from_secs(2) };
-        timeout.run_out(|| 7).await;
+        assert!(timeout.run_out(|| 7).await);
         assert_eq!(begin.elapsed().as_millis(), 250);
         // There are responses for a second.
-        timeout.run_out(|| begin.elapsed().as_millis().min(1_000).try_into().expect("a number")).await;
+        let millis = || u64::try_from(begin.elapsed().as_millis()).expect("a number");
+        assert!(timeout.run_out(|| millis().min(1_000)).await);
         assert_eq!(begin.elapsed().as_millis(), 1_250);
-        timeout.run_out(|| begin.elapsed().as_millis().try_into().expect("a number")).await;
+        assert!(!timeout.run_out(millis).await);
         assert_eq!(begin.elapsed().as_millis(), 2_000);
     }
 }

@@ -27,36 +27,16 @@ pub enum Effect {
 }
 
 /// What a statement of a batch reports about its session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StatementOutcome {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
     /// The session was not revoked before, and is now.
     Changed,
     /// The condition failed. Only a read can say why.
     Unchanged,
-    /// Nothing was changed because of a limit on throughput: DynamoDB's code. Retryable.
-    Throttled(String),
-    /// Nothing was changed because of another write to the item: DynamoDB's code. Retryable.
-    Conflict(String),
-    /// It was changed or not.
-    Unreported,
-    /// It cannot be changed: DynamoDB's code. Permanent.
-    Refused(String),
-}
-
-impl StatementOutcome {
-    /// The error to report if the session stays as it is.
-    #[must_use]
-    pub fn into_error(self) -> Option<StoreError> {
-        match self {
-            Self::Changed | Self::Unchanged | Self::Unreported => None,
-            Self::Throttled(code) | Self::Conflict(code) => Some(StoreError::StatementFailed(code)),
-            Self::Refused(code) => Some(StoreError::StatementRefused(code)),
-        }
-    }
 }
 
 /// A request to DynamoDB, or a statement of one, failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Retryable.
     #[error("{operation} failed: {cause}")]
@@ -80,12 +60,6 @@ pub enum StoreError {
         /// What to check.
         hint: &'static str,
     },
-    /// A statement failed too often. Retryable.
-    #[error("BatchExecuteStatement failed a statement: {0}")]
-    StatementFailed(String),
-    /// A statement cannot succeed. Permanent.
-    #[error("BatchExecuteStatement refused a statement: {0}")]
-    StatementRefused(String),
     /// A session is not revoked although the condition of its update failed and no earlier attempt can explain that.
     #[error("a session is not revoked, but the condition of its update failed: was it changed in between?")]
     Contradiction,
@@ -102,8 +76,8 @@ impl StoreError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::StatementFailed(_) | Self::OutOfTime => true,
-            Self::Refused { .. } | Self::StatementRefused(_) | Self::Contradiction | Self::BadItem(_) => false,
+            Self::Unavailable { .. } | Self::OutOfTime => true,
+            Self::Refused { .. } | Self::Contradiction | Self::BadItem(_) => false,
         }
     }
 
@@ -113,7 +87,7 @@ impl StoreError {
         if let Self::Unavailable { effect, .. } = self { *effect } else { Effect::None }
     }
 
-    /// Whether the table has more to do than it can: only then does it help to write more slowly.
+    /// Whether DynamoDB did nothing because there was too much to do at once. Then it helps to write more slowly.
     #[must_use]
     pub fn is_throttle(&self) -> bool {
         matches!(self, Self::Unavailable { effect: Effect::None, .. })
@@ -143,17 +117,14 @@ impl StoreError {
     }
 }
 
-/// What an error of a whole request to a table means.
+/// What an error of a request to a table means.
 pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
     operation: &'static str,
     table: &Table,
     error: &SdkError<E>,
 ) -> StoreError {
     let unavailable = |cause, effect| StoreError::Unavailable { operation, cause, effect, disconnected: false };
-    let refused = |cause: &str, hint| {
-        let cause = format!("{cause}, table {}, index {}", table.name, table.index);
-        StoreError::Refused { operation, cause, hint }
-    };
+    let refused = |cause: &str, hint| StoreError::Refused { operation, cause: in_table(cause, table), hint };
     match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
@@ -162,14 +133,13 @@ pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
             };
             let request = printable(context.err().meta().request_id().unwrap_or_default());
             let cause = format!("{} (HTTP {status}, request {request})", printable(code));
-            match code {
-                _ if status >= 500 || code == "InternalServerError" => unavailable(cause, Effect::Unknown),
-                _ if status == 429 || is_throttle(code) => unavailable(cause, Effect::None),
-                "TransactionConflictException" | "ReplicatedWriteConflictException" => unavailable(cause, Effect::None),
-                _ => refused(&cause, hint(code)),
+            match status {
+                500.. => unavailable(cause, Effect::Unknown),
+                429 => unavailable(cause, Effect::None),
+                _ => judge_code(operation, table, code, cause),
             }
         }
-        // Such an error quotes the whole request.
+        // An error of the kind "other" quotes the whole request, so only what is found among its sources is used.
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)
             if find::<CredentialsError>(error).is_some() =>
         {
@@ -179,6 +149,7 @@ pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
             refused("the request is not valid HTTP", "Check AWS_ENDPOINT_URL_DYNAMODB.")
         }
         SdkError::DispatchFailure(failure) => {
+            // The SDK gives a kind of its own to responses that end too early.
             let disconnected = failure.is_io() || failure.as_other().is_some();
             let cause = connection_failure(error);
             StoreError::Unavailable { operation, cause, effect: Effect::Unknown, disconnected }
@@ -189,10 +160,31 @@ pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
     }
 }
 
-/// Whether a code of a request or of a statement says that DynamoDB has more to do than it can.
-fn is_throttle(code: &str) -> bool {
-    let code = code.strip_suffix("Exception").unwrap_or(code);
-    matches!(code, "Throttling" | "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded")
+/// What the response to one statement of a batch means.
+///
+/// # Errors
+/// [`StoreError`] if the statement was not carried out, or may not have been.
+pub fn judge(table: &Table, response: &BatchStatementResponse) -> Result<Written, StoreError> {
+    let Some(error) = response.error() else { return Ok(Written::Changed) };
+    match error.code().map_or("", |code| code.as_str()) {
+        "ConditionalCheckFailed" => Ok(Written::Unchanged),
+        code => Err(judge_code("A statement of BatchExecuteStatement", table, code, printable(code))),
+    }
+}
+
+/// What DynamoDB's code of a request or of a statement means.
+fn judge_code(operation: &'static str, table: &Table, code: &str, cause: String) -> StoreError {
+    let effect = match code.strip_suffix("Exception").unwrap_or(code) {
+        "Throttling"
+        | "ThrottlingError"
+        | "ProvisionedThroughputExceeded"
+        | "RequestLimitExceeded"
+        | "TransactionConflict"
+        | "ReplicatedWriteConflict" => Effect::None,
+        "InternalServerError" => Effect::Unknown,
+        _ => return StoreError::Refused { operation, cause: in_table(&cause, table), hint: hint(code) },
+    };
+    StoreError::Unavailable { operation, cause, effect, disconnected: false }
 }
 
 /// What to check when DynamoDB refuses a request with this code.
@@ -206,6 +198,11 @@ fn hint(code: &str) -> &'static str {
         "UnrecognizedClientException" | "ExpiredTokenException" => "Check the credentials.",
         _ => "The code is explained in the Amazon DynamoDB Developer Guide.",
     }
+}
+
+/// The configured names are no secret, and often the cause.
+fn in_table(cause: &str, table: &Table) -> String {
+    format!("{cause}, table {}, index {}", table.name, table.index)
 }
 
 /// A connection failed: the kind of the operating system's error, where there is one.
@@ -231,20 +228,6 @@ fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 fn printable(name: &str) -> String {
     let is_name = name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if is_name && !name.is_empty() { name.to_owned() } else { "unknown".to_owned() }
-}
-
-/// What the response to one statement means.
-#[must_use]
-pub fn judge(response: &BatchStatementResponse) -> StatementOutcome {
-    let Some(error) = response.error() else { return StatementOutcome::Changed };
-    let code = error.code().map_or("", |code| code.as_str());
-    match code {
-        "ConditionalCheckFailed" => StatementOutcome::Unchanged,
-        _ if is_throttle(code) => StatementOutcome::Throttled(printable(code)),
-        "TransactionConflict" => StatementOutcome::Conflict(printable(code)),
-        "InternalServerError" => StatementOutcome::Unreported,
-        _ => StatementOutcome::Refused(printable(code)),
-    }
 }
 
 #[cfg(test)]
@@ -399,23 +382,25 @@ mod tests {
 
     #[test]
     fn each_response_to_a_statement_has_one_meaning() {
-        let name = |code: &str| code.to_owned();
-        for (code, outcome) in [
-            ("ConditionalCheckFailed", StatementOutcome::Unchanged),
-            ("ThrottlingError", StatementOutcome::Throttled(name("ThrottlingError"))),
-            ("ProvisionedThroughputExceeded", StatementOutcome::Throttled(name("ProvisionedThroughputExceeded"))),
-            ("RequestLimitExceeded", StatementOutcome::Throttled(name("RequestLimitExceeded"))),
-            ("TransactionConflict", StatementOutcome::Conflict(name("TransactionConflict"))),
-            ("InternalServerError", StatementOutcome::Unreported),
-            ("ValidationError", StatementOutcome::Refused(name("ValidationError"))),
-            ("SomethingNew", StatementOutcome::Refused(name("SomethingNew"))),
+        let table = Table { name: "the-table".to_owned(), index: "the-index".to_owned() };
+        let outcome = |error: Option<BatchStatementError>| {
+            judge(&table, &BatchStatementResponse::builder().set_error(error).build())
+                .map_err(|error| (error.is_retryable(), error.effect()))
+        };
+        for (code, expected) in [
+            ("ConditionalCheckFailed", Ok(Written::Unchanged)),
+            ("ThrottlingError", Err((true, Effect::None))),
+            ("ProvisionedThroughputExceeded", Err((true, Effect::None))),
+            ("RequestLimitExceeded", Err((true, Effect::None))),
+            ("TransactionConflict", Err((true, Effect::None))),
+            ("InternalServerError", Err((true, Effect::Unknown))),
+            ("ValidationError", Err((false, Effect::None))),
+            ("SomethingNew", Err((false, Effect::None))),
         ] {
             let error = BatchStatementError::builder().code(code.into()).message(CANARY).build();
-            assert_eq!(judge(&BatchStatementResponse::builder().error(error).build()), outcome);
+            assert_eq!(outcome(Some(error)), expected, "{code}");
         }
-        assert_eq!(judge(&BatchStatementResponse::builder().build()), StatementOutcome::Changed);
-        let nameless = BatchStatementError::builder().message(CANARY).build();
-        let refused = StatementOutcome::Refused(name("unknown"));
-        assert_eq!(judge(&BatchStatementResponse::builder().error(nameless).build()), refused);
+        assert_eq!(outcome(None), Ok(Written::Changed));
+        assert_eq!(outcome(Some(BatchStatementError::builder().message(CANARY).build())), Err((false, Effect::None)));
     }
 }

@@ -7,25 +7,26 @@
 //!
 //! | standing | event | next standing |
 //! |---|---|---|
-//! | `ToWrite` | statement: changed | `Changed` |
-//! | | statement: throttled, or in conflict | `ToWrite` |
-//! | | statement: condition failed | `ToExplain` |
-//! | | no report of what the write did | `ToRead`, in doubt |
-//! | | refused | `Refused` |
-//! | `ToRead`, `ToExplain` | read: revoked by this call | `Changed` |
-//! | | read: revoked by another, gone, of another user | `NothingToRevoke` |
-//! | | read: live | `ToWrite`, but `Refused` from `ToExplain` with nothing in doubt |
+//! | `ToWrite` | written: changed | `Changed` |
+//! | | written: throttled, or in conflict with another write | `ToWrite` |
+//! | | written: condition failed | `ToRead` |
+//! | | written, but not reported: an error, or no response | `ToRead`, in doubt |
+//! | | written: refused | `Refused` |
+//! | `ToRead` | read: revoked by this call | `Changed` |
+//! | | read: revoked by another, gone, or of another user | `NothingToRevoke` |
+//! | | read: live, in doubt | `ToWrite` |
+//! | | read: live, nothing in doubt: its condition cannot have failed | `Refused` |
 
 use std::collections::HashMap;
 
-use crate::failure::{Effect, StatementOutcome, StoreError};
+use crate::failure::{Effect, StoreError, Written};
 use crate::session::TokenHash;
 use crate::store::State;
 
 /// The sessions that the index has shown during a call.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// The effect is the most that any write without a report may have had: the doubt about the session.
+    /// The effect is the doubt about the session: whether a write without a report may have been applied, or may still be.
     entries: HashMap<TokenHash, (Standing, Effect)>,
 }
 
@@ -34,10 +35,8 @@ pub struct Ledger {
 pub enum Standing {
     /// Open: to be written, again if need be.
     ToWrite,
-    /// Open: to be read, because the latest write did not report what it did.
+    /// Open: to be read, because the latest write did not report that it changed the session.
     ToRead,
-    /// Open: to be read, because the condition of the latest write failed.
-    ToExplain,
     /// Open, and no further write can succeed.
     Refused,
     /// Closed: this call has revoked it.
@@ -52,12 +51,6 @@ impl Standing {
     pub fn is_open(self) -> bool {
         !matches!(self, Self::Changed | Self::NothingToRevoke)
     }
-
-    /// Whether only a read can say what the latest write did.
-    #[must_use]
-    pub fn needs_read(self) -> bool {
-        matches!(self, Self::ToRead | Self::ToExplain)
-    }
 }
 
 impl Ledger {
@@ -70,49 +63,39 @@ impl Ledger {
         is_new
     }
 
-    /// A statement has reported this about its session.
-    pub fn reported(&mut self, session: &TokenHash, outcome: &StatementOutcome) {
-        match outcome {
-            StatementOutcome::Changed => self.set(session, Standing::Changed, Effect::None),
-            StatementOutcome::Unchanged => self.set(session, Standing::ToExplain, Effect::None),
-            StatementOutcome::Throttled(_) | StatementOutcome::Conflict(_) => {
-                self.set(session, Standing::ToWrite, Effect::None);
-            }
-            StatementOutcome::Unreported => self.set(session, Standing::ToRead, Effect::Unknown),
-            StatementOutcome::Refused(_) => self.set(session, Standing::Refused, Effect::None),
-        }
-    }
-
-    /// A write of the session has failed as a whole, together with others.
-    pub fn not_reported(&mut self, session: &TokenHash, error: &StoreError) {
-        let standing = match error.effect() {
-            Effect::None if error.is_retryable() => Standing::ToWrite,
-            Effect::None => Standing::Refused,
-            Effect::Unknown | Effect::StillPossible => Standing::ToRead,
+    /// A write of the session has ended like this.
+    pub fn written(&mut self, session: &TokenHash, result: &Result<Written, StoreError>) {
+        let (standing, effect) = match result {
+            Ok(Written::Changed) => (Standing::Changed, Effect::None),
+            Ok(Written::Unchanged) => (Standing::ToRead, Effect::None),
+            Err(error) => match error.effect() {
+                Effect::None if error.is_retryable() => (Standing::ToWrite, Effect::None),
+                Effect::None => (Standing::Refused, Effect::None),
+                effect @ (Effect::Unknown | Effect::StillPossible) => (Standing::ToRead, effect),
+            },
         };
-        self.set(session, standing, error.effect());
+        self.set(session, standing, effect);
     }
 
     /// A strongly consistent read shows this of the session.
     ///
     /// # Errors
-    /// [`StoreError::Contradiction`] if it is live although the condition of its update has failed, and no write is in doubt
-    /// that could explain that.
+    /// [`StoreError::Contradiction`] if it is live and no write is in doubt: then it is read because its condition has failed.
     pub fn was_read(&mut self, session: &TokenHash, state: State) -> Result<(), StoreError> {
         let standing = match state {
             State::RevokedByThis => Standing::Changed,
             State::NothingToRevoke => Standing::NothingToRevoke,
-            State::Live if self.of(session) == (Standing::ToExplain, Effect::None) => Standing::Refused,
+            State::Live if self.of(session).1 == Effect::None => Standing::Refused,
             State::Live => Standing::ToWrite,
         };
         self.set(session, standing, Effect::None);
         if standing == Standing::Refused { Err(StoreError::Contradiction) } else { Ok(()) }
     }
 
-    /// What is known of a session, and the doubt about it. One that the index has not shown has nothing to revoke.
+    /// What is known of a session, and the doubt about it.
     #[must_use]
     pub fn of(&self, session: &TokenHash) -> (Standing, Effect) {
-        self.entries.get(session).copied().unwrap_or((Standing::NothingToRevoke, Effect::None))
+        self.entries.get(session).copied().unwrap_or((Standing::ToRead, Effect::None))
     }
 
     /// How many sessions this call has changed to revoked.
@@ -149,10 +132,10 @@ mod tests {
     fn a_session_is_counted_once_however_often_it_is_shown_written_and_read() {
         let (mut ledger, session) = ledger();
         for _ in 0..2 {
-            ledger.reported(&session, &StatementOutcome::Changed);
+            ledger.written(&session, &Ok(Written::Changed));
             assert!(!ledger.enter(&session));
             assert_eq!(ledger.was_read(&session, State::RevokedByThis).ok(), Some(()));
-            ledger.reported(&session, &StatementOutcome::Unchanged);
+            ledger.written(&session, &Ok(Written::Unchanged));
         }
         assert_eq!((ledger.count(), ledger.is_closed()), (1, true));
     }
@@ -160,8 +143,8 @@ mod tests {
     #[test]
     fn a_failed_condition_is_no_evidence() {
         let (mut ledger, session) = ledger();
-        ledger.reported(&session, &StatementOutcome::Unchanged);
-        assert_eq!((ledger.of(&session).0, ledger.is_closed()), (Standing::ToExplain, false));
+        ledger.written(&session, &Ok(Written::Unchanged));
+        assert_eq!((ledger.of(&session).0, ledger.is_closed()), (Standing::ToRead, false));
         ledger.was_read(&session, State::NothingToRevoke).expect("no contradiction");
         assert_eq!((ledger.count(), ledger.is_closed()), (0, true));
     }
@@ -169,15 +152,15 @@ mod tests {
     #[test]
     fn a_live_session_whose_condition_failed_is_a_contradiction_unless_a_write_is_in_doubt() {
         let (mut ledger, session) = ledger();
-        ledger.reported(&session, &StatementOutcome::Unchanged);
+        ledger.written(&session, &Ok(Written::Unchanged));
         let contradiction = ledger.was_read(&session, State::Live);
         assert!(matches!(contradiction, Err(StoreError::Contradiction)), "{contradiction:?}");
         assert_eq!((ledger.of(&session).0, ledger.is_closed()), (Standing::Refused, false));
 
         let (mut ledger, session) = self::ledger();
-        ledger.reported(&session, &StatementOutcome::Unreported);
+        ledger.written(&session, &Err(StoreError::unreadable("BatchExecuteStatement")));
         ledger.was_read(&session, State::Live).expect("no contradiction");
-        ledger.reported(&session, &StatementOutcome::Unchanged);
+        ledger.written(&session, &Ok(Written::Unchanged));
         ledger.was_read(&session, State::Live).expect("no contradiction");
         assert_eq!(ledger.of(&session), (Standing::ToWrite, Effect::Unknown));
     }
@@ -185,9 +168,12 @@ mod tests {
     #[test]
     fn doubt_once_raised_stays() {
         let (mut ledger, session) = ledger();
-        ledger.not_reported(&session, &StoreError::no_response("BatchExecuteStatement", std::time::Duration::ZERO));
-        ledger.reported(&session, &StatementOutcome::Throttled("ThrottlingError".to_owned()));
-        ledger.not_reported(&session, &StoreError::unreadable("BatchExecuteStatement"));
+        for error in [
+            StoreError::no_response("BatchExecuteStatement", std::time::Duration::ZERO),
+            StoreError::unreadable("BatchExecuteStatement"),
+        ] {
+            ledger.written(&session, &Err(error));
+        }
         assert_eq!(ledger.of(&session), (Standing::ToRead, Effect::StillPossible));
     }
 }

@@ -1,5 +1,5 @@
-//! The heart: revokes every session of a user but one, and reports exactly how many. This is the driver, which does what
-//! [`Schedule`] says; what that follows from is in [`crate::ledger`].
+//! The driver of a call: does what [`Schedule`] says, until every session of the user but one is revoked. The rules of evidence
+//! are in [`crate::ledger`].
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
@@ -33,11 +33,11 @@ async fn perform(step: Step, store: &Store, user: &UserId, revocation: &Revocati
             Event::PageRead(store.page(user, from, timeout).await)
         }
         Step::Write(batch, timeout) => {
-            let outcomes = store.revoke(user, batch.sessions(), revocation, timeout).await;
+            let outcomes = store.revoke(user, &batch.sent, revocation, timeout).await;
             Event::Written(batch, outcomes)
         }
         Step::Read(batch, timeout) => {
-            let states = store.states(user, batch.sessions(), revocation, timeout).await;
+            let states = store.states(user, &batch.sent, revocation, timeout).await;
             Event::Read(batch, states)
         }
         Step::Wait(batch, until) => {

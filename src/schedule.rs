@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::budget::{ATTEMPTS, Budget, Timeout};
-use crate::failure::{Effect, StatementOutcome, StoreError};
+use crate::failure::{Effect, StoreError, Written};
 use crate::ledger::{Ledger, Standing};
 use crate::pace::Pace;
 use crate::session::TokenHash;
@@ -35,7 +35,7 @@ pub struct Schedule {
     pace: Pace,
     ledger: Ledger,
     index: Index,
-    /// Whether this read of the index has shown a session that no earlier read has.
+    /// This read of the index has shown a new session, so the index is read once more.
     shows_new: bool,
     /// Sessions that no batch has taken yet, in the order in which the index has shown them.
     unsent: VecDeque<TokenHash>,
@@ -70,7 +70,7 @@ struct PageRead {
     /// Where the page begins; without a cursor, it is the first one of another read of the index.
     from: Option<Cursor>,
     /// Failed attempts so far.
-    made: u32,
+    failures: u32,
     /// When the next attempt begins, or the one under way has begun.
     at: Instant,
 }
@@ -78,16 +78,16 @@ struct PageRead {
 /// Sessions that are written together until each of them is closed.
 #[derive(Debug)]
 pub struct Batch {
+    /// Those that the step under way is about.
+    pub sent: Vec<TokenHash>,
     /// Those of its sessions that are open.
     open: Vec<TokenHash>,
     /// How many sessions it began with.
     size: usize,
-    /// Those that the step under way is about.
-    sent: Vec<TokenHash>,
     /// When that step began.
     since: Instant,
-    /// Failed attempts since a session was closed last.
-    made: u32,
+    /// Failed attempts since the last one that closed a session.
+    failures: u32,
     /// The next step is not taken before this time.
     not_before: Instant,
     /// Whether it waits to be sent, at a time that [`Pace`] has given.
@@ -103,9 +103,9 @@ pub struct Batch {
 pub enum Step {
     /// Read the page that begins here at this time.
     ReadPage(Option<Cursor>, Instant, Timeout),
-    /// Write the sessions in [`Batch::sessions`].
+    /// Write the sessions in [`Batch::sent`].
     Write(Batch, Timeout),
-    /// Read the sessions in [`Batch::sessions`].
+    /// Read the sessions in [`Batch::sent`].
     Read(Batch, Timeout),
     /// Wait until this time.
     Wait(Batch, Instant),
@@ -116,8 +116,8 @@ pub enum Step {
 pub enum Event {
     /// The page, or why there is none.
     PageRead(Result<Page, StoreError>),
-    /// One outcome for each of the sessions, or why there is none.
-    Written(Batch, Result<Vec<StatementOutcome>, StoreError>),
+    /// A result for each of the sessions, or why there is none.
+    Written(Batch, Result<Vec<Result<Written, StoreError>>, StoreError>),
     /// The state of each of the sessions where it was read, or why none was.
     Read(Batch, Result<Vec<Option<State>>, StoreError>),
     /// The time has come.
@@ -161,7 +161,7 @@ impl Schedule {
             budget,
             pace: Pace::unlimited(now),
             ledger: Ledger::default(),
-            index: Index::Due(PageRead { from: None, made: 0, at: now }),
+            index: Index::Due(PageRead { from: None, failures: 0, at: now }),
             shows_new: false,
             unsent: VecDeque::new(),
             ready: Vec::new(),
@@ -212,12 +212,9 @@ impl Schedule {
         Outcome { result, count, began: self.began, statistics: self.statistics }
     }
 
-    /// Takes sessions that wait to be sent. A batch costs the same whether it is full or not, so one that is not full waits
-    /// for the next page.
+    /// Takes sessions that wait to be sent.
     fn new_batch(&mut self, now: Instant) -> Option<Batch> {
-        let more_to_come = matches!(self.index, Index::UnderWay(_) | Index::Due(PageRead { from: Some(_), .. }));
-        let enough = self.unsent.len() >= BATCH_SIZE || !self.unsent.is_empty() && !more_to_come;
-        if !enough || self.stopped || self.open_batches == IN_FLIGHT {
+        if self.unsent.is_empty() || self.stopped || self.open_batches == IN_FLIGHT {
             return None;
         }
         self.open_batches += 1;
@@ -227,7 +224,7 @@ impl Schedule {
             open,
             sent: Vec::new(),
             since: now,
-            made: 0,
+            failures: 0,
             not_before: now,
             waits: false,
             reads_until: None,
@@ -246,9 +243,9 @@ impl Schedule {
             return None;
         }
         read.at = read.at.max(now);
-        let timeout = self.budget.read_timeout(read.made, read.at)?;
-        self.statistics.passes += u64::from(read.from.is_none() && read.made == 0);
-        self.statistics.retries += u64::from(read.made > 0);
+        let timeout = self.budget.read_timeout(read.failures, read.at)?;
+        self.statistics.passes += u64::from(read.from.is_none() && read.failures == 0);
+        self.statistics.retries += u64::from(read.failures > 0);
         let step = Step::ReadPage(read.from.clone(), read.at, timeout);
         if let Index::Due(read) = std::mem::replace(&mut self.index, Index::Complete) {
             self.index = Index::UnderWay(read);
@@ -272,13 +269,13 @@ impl Schedule {
                 }
                 // The last page of a read that has shown something new is not the last page of the call.
                 if page.next.is_some() || std::mem::take(&mut self.shows_new) {
-                    self.index = Index::Due(PageRead { from: page.next, made: 0, at: now });
+                    self.index = Index::Due(PageRead { from: page.next, failures: 0, at: now });
                 }
             }
-            Err(error) if error.is_retryable() && read.made + 1 < ATTEMPTS => {
-                let made = read.made + 1;
-                let at = self.budget.retry_at(&error, made, now, random);
-                self.index = Index::Due(PageRead { made, at, ..read });
+            Err(error) if error.is_retryable() && read.failures + 1 < ATTEMPTS => {
+                let failures = read.failures + 1;
+                let at = self.budget.retry_at(&error, failures, now, random);
+                self.index = Index::Due(PageRead { failures, at, ..read });
             }
             Err(error) => note(&mut self.error, error),
         }
@@ -286,30 +283,38 @@ impl Schedule {
 
     /// The next step of a batch; `None` if it has ended.
     fn next_of_batch(&mut self, mut batch: Batch, now: Instant) -> Option<Step> {
-        if batch.reads_until.is_none() {
-            let to_read = self.open_sessions(&batch, |standing, _| standing.needs_read());
-            if !to_read.is_empty() && batch.made < ATTEMPTS {
+        let waited = std::mem::take(&mut batch.waits);
+        if batch.reads_until.is_none() && batch.failures < ATTEMPTS {
+            let to_read = self.open_sessions(&batch, |standing, _| standing == Standing::ToRead);
+            if !to_read.is_empty() {
                 return self.next_read(batch, to_read, now);
             }
             let to_write = self.open_sessions(&batch, |standing, _| standing == Standing::ToWrite);
-            let waited = std::mem::take(&mut batch.waits);
-            if !to_write.is_empty() && batch.made < ATTEMPTS {
-                let at = if waited { now } else { self.pace.reserve(to_write.len(), batch.not_before.max(now)) };
+            if !to_write.is_empty() {
+                let at = if waited { now } else { self.pace.reserve(to_write.len(), now).max(batch.not_before) };
                 if self.budget.may_write(at) {
                     return Some(self.next_write(batch, to_write, at, now));
                 }
             }
-            // No further write is possible, but it is not known yet what the earlier ones have done.
-            let straggling = self.open_sessions(&batch, |_, doubt| doubt == Effect::StillPossible).is_empty();
+        }
+        self.next_last_read(batch, now)
+    }
+
+    /// After the last write: sessions are read until it is known what the writes have done, or may still do.
+    fn next_last_read(&mut self, mut batch: Batch, now: Instant) -> Option<Step> {
+        let in_doubt =
+            self.open_sessions(&batch, |standing, doubt| standing == Standing::ToRead || doubt > Effect::None);
+        let until = batch.reads_until.unwrap_or_else(|| {
+            batch.failures = 0;
+            let may_still_be_applied = |session| self.ledger.of(session).1 == Effect::StillPossible;
+            let is_readable = batch.error.as_ref().is_none_or(StoreError::is_retryable);
             let answer_by = self.budget.answer_by;
-            batch.reads_until = Some(if straggling { answer_by.min(now + STRAGGLING) } else { answer_by });
-            (batch.not_before, batch.made) = (now, 0);
-        }
-        let in_doubt = self.open_sessions(&batch, |standing, doubt| standing.needs_read() || doubt > Effect::None);
-        if in_doubt.is_empty() || batch.reads_until.is_none_or(|until| until <= now) {
-            return self.end(batch);
-        }
-        self.next_read(batch, in_doubt, now)
+            let to_the_end = is_readable && in_doubt.iter().any(may_still_be_applied);
+            if to_the_end { answer_by } else { answer_by.min(now + STRAGGLING) }
+        });
+        batch.reads_until = Some(until);
+        batch.not_before = batch.not_before.min(until);
+        if in_doubt.is_empty() || until < now { self.end(batch) } else { self.next_read(batch, in_doubt, now) }
     }
 
     fn next_write(&mut self, mut batch: Batch, sessions: Vec<TokenHash>, at: Instant, now: Instant) -> Step {
@@ -321,7 +326,7 @@ impl Schedule {
         self.began = true;
         self.statistics.batches += 1;
         self.statistics.retries += u64::from(!batch.sent.is_empty());
-        let timeout = self.budget.write_timeout(batch.made);
+        let timeout = self.budget.write_timeout(batch.failures);
         (batch.sent, batch.since) = (sessions, now);
         Step::Write(batch, timeout)
     }
@@ -331,7 +336,7 @@ impl Schedule {
             let until = batch.not_before;
             return Some(Step::Wait(batch, until));
         }
-        let Some(timeout) = self.budget.read_timeout(batch.made, now) else { return self.end(batch) };
+        let Some(timeout) = self.budget.read_timeout(batch.failures, now) else { return self.end(batch) };
         (batch.sent, batch.since) = (sessions, now);
         Some(Step::Read(batch, timeout))
     }
@@ -339,8 +344,8 @@ impl Schedule {
     fn end(&mut self, batch: Batch) -> Option<Step> {
         self.open_batches -= 1;
         if !batch.open.is_empty() {
-            // One session that cannot be written must not keep others from being revoked, but a table that accepts nothing
-            // is left alone.
+            // If only some sessions fail, the others must be revoked all the same. If a whole batch fails, the table is left
+            // alone.
             self.stopped |= batch.open.len() == batch.size;
             note(&mut self.error, batch.error.unwrap_or(StoreError::OutOfTime));
         }
@@ -350,67 +355,66 @@ impl Schedule {
     fn written(
         &mut self,
         mut batch: Batch,
-        result: Result<Vec<StatementOutcome>, StoreError>,
+        result: Result<Vec<Result<Written, StoreError>>, StoreError>,
         now: Instant,
         random: f64,
     ) {
-        let (mut passed, mut throttled, mut retry_at) = (0, 0, now);
-        match result {
-            Ok(outcomes) => {
+        let (mut passed, mut throttled) = (0, 0);
+        let results = match result {
+            Ok(results) => {
                 self.budget.answered_after(now - batch.since);
-                for (session, outcome) in batch.sent.iter().zip(outcomes) {
-                    self.ledger.reported(session, &outcome);
-                    passed += usize::from(outcome == StatementOutcome::Changed);
-                    throttled += usize::from(matches!(outcome, StatementOutcome::Throttled(_)));
-                    if let Some(error) = outcome.into_error() {
-                        retry_at = self.budget.retry_at(&error, batch.made + 1, now, random);
-                        note(&mut batch.error, error);
-                    }
-                }
+                results
             }
-            Err(error) => {
-                for session in &batch.sent {
-                    self.ledger.not_reported(session, &error);
+            Err(error) => batch.sent.iter().map(|_| Err(error.clone())).collect(),
+        };
+        batch.not_before = now;
+        for (session, result) in batch.sent.iter().zip(results) {
+            self.ledger.written(session, &result);
+            passed += usize::from(matches!(result, Ok(Written::Changed)));
+            if let Err(error) = result {
+                throttled += usize::from(error.is_throttle());
+                if batch.not_before == now {
+                    batch.not_before = self.budget.retry_at(&error, batch.failures + 1, now, random);
                 }
-                throttled = if error.is_throttle() { batch.sent.len() } else { 0 };
-                retry_at = self.budget.retry_at(&error, batch.made + 1, now, random);
                 note(&mut batch.error, error);
             }
         }
         self.pace.learn(passed, throttled, now);
-        batch.not_before = retry_at;
         self.attempted(batch, true);
     }
 
     fn read(&mut self, mut batch: Batch, result: Result<Vec<Option<State>>, StoreError>, now: Instant, random: f64) {
+        // After the last write, a read that closes nothing counts as failed, so that the back-off grows.
         let mut failed = batch.reads_until.is_some();
         match result {
             Ok(states) => {
                 self.budget.answered_after(now - batch.since);
-                failed |= states.contains(&None);
                 for (session, state) in batch.sent.iter().zip(states) {
-                    let result = state.map_or(Ok(()), |state| self.ledger.was_read(session, state));
-                    result.unwrap_or_else(|error| note(&mut batch.error, error));
+                    match state.map(|state| self.ledger.was_read(session, state)) {
+                        Some(result) => result.unwrap_or_else(|error| note(&mut batch.error, error)),
+                        None => failed = true,
+                    }
                 }
             }
             Err(error) => {
-                // It may be permanent for now only, but no write is attempted any more.
-                batch.made = if error.is_retryable() { batch.made } else { ATTEMPTS };
                 failed = true;
+                // After a permanent error of a read, nothing more is written.
+                batch.failures = if error.is_retryable() { batch.failures } else { ATTEMPTS };
                 note(&mut batch.error, error);
             }
         }
         if failed {
-            batch.not_before = self.budget.backoff(batch.made + 1, now, random);
+            batch.not_before = self.budget.backoff(batch.failures + 1, now, random);
         }
         self.attempted(batch, failed);
     }
 
-    /// Counts an attempt that has closed no session, and lets the next step be decided.
+    /// Drops the sessions that are closed now, counts the failures since the last one was closed, and lets the next step be
+    /// decided.
     fn attempted(&mut self, mut batch: Batch, failed: bool) {
         let before = batch.open.len();
         batch.open.retain(|session| self.ledger.of(session).0.is_open());
-        batch.made = if batch.open.len() < before { 0 } else { batch.made + u32::from(failed) };
+        batch.failures = if batch.open.len() < before { 0 } else { batch.failures + u32::from(failed) };
         self.ready.push(batch);
     }
 
@@ -421,14 +425,6 @@ impl Schedule {
             standing.is_open() && holds(standing, doubt)
         };
         batch.open.iter().filter(holds).cloned().collect()
-    }
-}
-
-impl Batch {
-    /// The sessions that the step is about.
-    #[must_use]
-    pub fn sessions(&self) -> &[TokenHash] {
-        &self.sent
     }
 }
 
@@ -491,31 +487,35 @@ mod tests {
         script: &'a [Fates],
         /// Writes so far.
         writes: usize,
+        /// When the last one was sent, from the beginning of the call.
+        last_write: Duration,
         /// By session; its number is its hash.
         truth: Vec<Truth>,
         /// Writes that will be applied after so many further requests.
         late: Vec<(usize, usize)>,
     }
 
-    impl Model<'_> {
-        fn perform(&mut self, step: Step) -> (Event, Duration) {
+    impl<'a> Model<'a> {
+        fn new(sessions: usize, script: &'a [Fates]) -> Self {
+            let truth = vec![Truth::Live; sessions];
+            Self { script, writes: 0, last_write: Duration::ZERO, truth, late: Vec::new() }
+        }
+
+        fn perform(&mut self, step: Step, now: Instant) -> (Event, Duration) {
             match step {
                 Step::ReadPage(..) => {
                     let token_hashes =
                         (0..self.truth.len()).map(|number| TokenHash::from_table(NAMES[number])).collect();
                     (Event::PageRead(Ok(Page { token_hashes, scanned: 0, next: None })), ROUND_TRIP)
                 }
-                Step::Wait(batch, until) => {
-                    let pause = until - batch.since;
-                    (Event::Waited(batch), pause)
-                }
+                Step::Wait(batch, until) => (Event::Waited(batch), until.saturating_duration_since(now)),
                 Step::Read(batch, _) => {
                     let state = |session: &TokenHash| match self.truth[number(session)] {
                         Truth::Live => State::Live,
                         Truth::RevokedByThis => State::RevokedByThis,
                         Truth::RevokedByOthers => State::NothingToRevoke,
                     };
-                    let states = batch.sessions().iter().map(|session| Some(state(session))).collect();
+                    let states = batch.sent.iter().map(|session| Some(state(session))).collect();
                     self.let_late_writes_be_applied();
                     (Event::Read(batch, Ok(states)), ROUND_TRIP)
                 }
@@ -524,7 +524,7 @@ mod tests {
                     let fates = self.script.get(self.writes).copied().unwrap_or([Fate::Answered; 2]);
                     self.writes += 1;
                     let silent = fates.iter().any(|fate| SILENT.contains(fate));
-                    let sessions = batch.sessions().iter().zip(fates);
+                    let sessions = batch.sent.iter().zip(fates);
                     let outcomes = sessions.map(|(session, fate)| self.write(number(session), fate)).collect();
                     if silent {
                         let error = StoreError::no_response("BatchExecuteStatement", timeout.patience);
@@ -536,33 +536,33 @@ mod tests {
             }
         }
 
-        fn write(&mut self, session: usize, fate: Fate) -> StatementOutcome {
+        fn write(&mut self, session: usize, fate: Fate) -> Result<Written, StoreError> {
             let truth = &mut self.truth[session];
             let mut apply = || {
                 let changes = *truth == Truth::Live;
                 if changes {
                     *truth = Truth::RevokedByThis;
                 }
-                if changes { StatementOutcome::Changed } else { StatementOutcome::Unchanged }
+                if changes { Ok(Written::Changed) } else { Ok(Written::Unchanged) }
             };
             match fate {
                 Fate::Answered | Fate::SilentAfter => apply(),
                 Fate::ErrorAfter => {
-                    apply();
-                    StatementOutcome::Unreported
+                    drop(apply());
+                    Err(unavailable(Effect::Unknown))
                 }
                 Fate::OvertakenByOthers => {
                     if *truth == Truth::Live {
                         *truth = Truth::RevokedByOthers;
                     }
-                    StatementOutcome::Unchanged
+                    Ok(Written::Unchanged)
                 }
-                Fate::Throttled => StatementOutcome::Throttled("ThrottlingError".to_owned()),
-                Fate::Refused => StatementOutcome::Refused("ValidationError".to_owned()),
-                Fate::ErrorBefore | Fate::SilentBefore => StatementOutcome::Unreported,
+                Fate::Throttled => Err(unavailable(Effect::None)),
+                Fate::Refused => Err(StoreError::Refused { operation: "a statement", cause: String::new(), hint: "" }),
+                Fate::ErrorBefore | Fate::SilentBefore => Err(unavailable(Effect::Unknown)),
                 Fate::Late | Fate::Later => {
                     self.late.push((usize::from(fate == Fate::Later), session));
-                    StatementOutcome::Unreported
+                    Err(unavailable(Effect::StillPossible))
                 }
             }
         }
@@ -579,6 +579,10 @@ mod tests {
 
     const NAMES: [&str; 2] = ["0", "1"];
 
+    fn unavailable(effect: Effect) -> StoreError {
+        StoreError::Unavailable { operation: "a statement", cause: String::new(), effect, disconnected: false }
+    }
+
     fn number(session: &TokenHash) -> usize {
         session.as_str().parse().expect("a number")
     }
@@ -588,17 +592,20 @@ mod tests {
         Budget::until(wall + Duration::from_secs(29), wall, now)
     }
 
-    /// Runs a call against a model to its end, one request after another.
-    fn run(model: &mut Model<'_>) -> Outcome {
-        let mut now = Instant::now();
+    /// Runs a call that begins at `begin` against a model to its end, one request after another. Returns the end, too.
+    fn run(model: &mut Model<'_>, begin: Instant) -> (Outcome, Instant) {
+        let mut now = begin;
         let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
         let mut steps = VecDeque::new();
         loop {
             while let Some(step) = schedule.next(now) {
                 steps.push_back(step);
             }
-            let Some(step) = steps.pop_front() else { return schedule.finish() };
-            let (event, took) = model.perform(step);
+            let Some(step) = steps.pop_front() else { return (schedule.finish(), now) };
+            if matches!(step, Step::Write(..)) {
+                model.last_write = now - begin;
+            }
+            let (event, took) = model.perform(step, now);
             now += took;
             schedule.apply(event, now, 0.5);
         }
@@ -607,14 +614,14 @@ mod tests {
     /// Runs a call of some sessions, whose writes have these fates, and compares its answer with the truth. Returns how many
     /// of the fates have been used.
     fn check(sessions: usize, script: &[Fates]) -> usize {
-        let mut model = Model { script, writes: 0, truth: vec![Truth::Live; sessions], late: Vec::new() };
-        let outcome = run(&mut model);
+        let mut model = Model::new(sessions, script);
+        let (outcome, _) = run(&mut model, Instant::now());
         let is = |truth: Truth| model.truth.iter().filter(|found| **found == truth).count();
         assert_eq!(outcome.count, is(Truth::RevokedByThis) as u64, "{script:?}: {outcome:?}");
         let refused = script.iter().take(model.writes).flatten().any(|fate| *fate == Fate::Refused);
         match outcome.result {
             Ok(()) => assert_eq!(is(Truth::Live), 0, "{script:?}"),
-            Err(StoreError::StatementRefused(_)) => assert!(refused, "{script:?}"),
+            Err(StoreError::Refused { .. }) => assert!(refused, "{script:?}"),
             Err(error) => panic!("{script:?}: {error}"),
         }
         model.writes
@@ -681,8 +688,36 @@ mod tests {
 
     fn all_changed(step: Step) -> Event {
         let Step::Write(batch, _) = step else { panic!("{step:?}") };
-        let outcomes = batch.sessions().iter().map(|_| StatementOutcome::Changed).collect();
+        let outcomes = batch.sent.iter().map(|_| Ok(Written::Changed)).collect();
         Event::Written(batch, Ok(outcomes))
+    }
+
+    #[test]
+    fn the_last_write_is_sent_in_time_and_its_result_is_read_until_it_is_time_to_answer() {
+        let begin = Instant::now();
+        // No write is ever answered, nor applied.
+        let script = [[Fate::SilentBefore; 2]; 100];
+        let mut model = Model::new(1, &script);
+        let (outcome, end) = run(&mut model, begin);
+        assert!(outcome.result.is_err_and(|error| error.is_retryable()));
+        assert!(model.writes == ATTEMPTS as usize && begin + model.last_write < budget(begin).stop_writing);
+        let left = budget(begin).answer_by - end;
+        assert!(left < Duration::from_millis(50), "{left:?}");
+    }
+
+    #[test]
+    fn a_session_on_two_pages_of_a_read_is_written_once() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        assert_eq!(steps(&mut schedule, now).len(), 1);
+        let next = Some(Cursor::default());
+        schedule.apply(Event::PageRead(Ok(Page { token_hashes: sessions(0..2), scanned: 2, next })), now, 0.5);
+        let first = steps(&mut schedule, now);
+        assert!(matches!(&first[..], [Step::Write(..), Step::ReadPage(Some(_), ..)]), "{first:?}");
+        schedule.apply(page(sessions(0..3)), now, 0.5);
+        let second = steps(&mut schedule, now);
+        let [Step::Write(batch, _), Step::ReadPage(None, ..)] = &second[..] else { panic!("{second:?}") };
+        assert_eq!(batch.sent, sessions(2..3));
     }
 
     #[test]

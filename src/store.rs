@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::pin::pin;
 use std::time::SystemTime;
 
 use aws_sdk_dynamodb::Client;
@@ -14,7 +13,7 @@ use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemInput;
 use aws_sdk_dynamodb::operation::get_item::GetItemInput;
 use aws_sdk_dynamodb::operation::query::QueryInput;
 use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, KeysAndAttributes};
-use futures_util::future::{Either, select, select_ok};
+use futures_util::future::select_ok;
 use lambda_http::tracing::warn;
 use tokio::select;
 use tokio::time::Instant;
@@ -22,7 +21,7 @@ use tokio::time::Instant;
 use crate::budget::{CONNECT_TIMEOUT, HEDGE_AFTER, Timeout};
 use crate::client::Connections;
 use crate::config::Table;
-use crate::failure::{StatementOutcome, StoreError, classify, judge};
+use crate::failure::{StoreError, Written, classify, judge};
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, UserId, since_epoch};
 
 /// Most statements that `BatchExecuteStatement` accepts.
@@ -66,7 +65,7 @@ pub struct Page {
 }
 
 /// A position between two pages.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Cursor(Item);
 
 impl Store {
@@ -93,14 +92,9 @@ impl Store {
     }
 
     async fn open_connection(&self) -> Result<(), StoreError> {
-        let request = GetItemInput::builder()
-            .table_name(&self.table.name)
-            // No token has this hash.
-            .key("token_hash", string("none"))
-            .projection_expression("token_hash");
         let timeout = Timeout { patience: CONNECT_TIMEOUT, end: Instant::now() + CONNECT_TIMEOUT };
-        let send = |client: Client| async move { request.send_with(&client).await };
-        self.request("GetItem", timeout, send).await.map(drop)
+        // No token has this hash.
+        self.authenticate(&TokenHash::from_table("none"), SystemTime::now, timeout).await.map(drop)
     }
 
     /// The session of a token, if it is active at the time of `clock` after the read. Strongly consistent, so that a session
@@ -160,27 +154,28 @@ impl Store {
         };
         let output = self.read("Query", timeout, send).await?;
         Ok(Page {
-            token_hashes: output.items.unwrap_or_default().into_iter().map(token_hash).collect::<Result<_, _>>()?,
+            token_hashes: output.items.unwrap_or_default().iter().map(token_hash).collect::<Result<_, _>>()?,
             scanned: output.scanned_count.try_into().unwrap_or_default(),
             next: output.last_evaluated_key.filter(|key| !key.is_empty()).map(Cursor),
         })
     }
 
-    /// Updates up to [`BATCH_SIZE`] sessions of the user to revoked, each on condition that it is not revoked yet: one outcome
+    /// Updates up to [`BATCH_SIZE`] sessions of the user to revoked, each on condition that it is not revoked yet: one result
     /// for each, in their order.
     ///
     /// The items that fail the condition are not asked for (`ALL_OLD`): the service does not always send them, and a batch of
     /// them can be 10 MB. [`Store::states`] reads what matters.
     ///
     /// # Errors
-    /// [`StoreError`] if there is no outcome for any of them.
+    /// [`StoreError`] if there is no result for any of them.
     pub async fn revoke(
         &self,
         user: &UserId,
         token_hashes: &[TokenHash],
         revocation: &Revocation,
         timeout: Timeout,
-    ) -> Result<Vec<StatementOutcome>, StoreError> {
+    ) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
+        const OPERATION: &str = "BatchExecuteStatement";
         let statements = token_hashes.iter().map(|token_hash| {
             BatchStatementRequest::builder()
                 .statement(&self.revoke_statement)
@@ -194,11 +189,12 @@ impl Store {
         let statements = statements.collect::<Result<Vec<_>, _>>();
         let request = BatchExecuteStatementInput::builder().set_statements(statements.ok());
         let send = |client: Client| async move { request.send_with(&client).await };
-        let output = self.request("BatchExecuteStatement", timeout, send).await?;
+        let output = self.request(OPERATION, timeout, send).await?;
         let mut responses = output.responses.unwrap_or_default().into_iter();
-        // The outcome of a statement without a response is unknown.
-        let outcome = |_| responses.next().map_or(StatementOutcome::Unreported, |response| judge(&response));
-        Ok(token_hashes.iter().map(outcome).collect())
+        // What a statement without a response has done is unknown.
+        let missing = || Err(StoreError::unreadable(OPERATION));
+        let result = |_| responses.next().map_or_else(missing, |response| judge(&self.table, &response));
+        Ok(token_hashes.iter().map(result).collect())
     }
 
     /// A strongly consistent read of up to [`BATCH_SIZE`] sessions of the user: the state of each, in their order; `None` for
@@ -228,10 +224,11 @@ impl Store {
             async move { request.send_with(&client).await }
         };
         let mut output = self.read(OPERATION, timeout, send).await?;
-        // A session that is in neither list is gone, so a response without the first proves nothing.
+        // A session that is neither among the items nor unprocessed is gone, so the list of items must be there and readable.
         let items = output.responses.as_mut().and_then(|tables| tables.remove(&self.table.name));
         let items = items.ok_or_else(|| StoreError::unreadable(OPERATION))?;
-        let items: HashMap<_, _> = items.iter().filter_map(|item| Some((text(item, "token_hash")?, item))).collect();
+        let items = items.iter().map(|item| Some((text(item, "token_hash")?, item))).collect::<Option<HashMap<_, _>>>();
+        let items = items.ok_or_else(|| StoreError::unreadable(OPERATION))?;
         let unprocessed = output.unprocessed_keys.iter().flat_map(HashMap::values).flat_map(|keys| &keys.keys);
         let unprocessed: Vec<_> = unprocessed.filter_map(|key| text(key, "token_hash")).collect();
         let state = |token_hash: &TokenHash| match items.get(token_hash.as_str()) {
@@ -255,21 +252,17 @@ impl Store {
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let pool = self.connections.pool();
-        let first = Box::pin(self.request(operation, timeout, &send));
+        let mut first = Box::pin(self.request(operation, timeout, &send));
         if !pool.may_be_dead() {
             return first.await;
         }
-        match select(first, pin!(Timeout { patience: HEDGE_AFTER, ..timeout }.run_out(|| self.connections.responses())))
-            .await
-        {
-            Either::Left((result, _)) => result,
-            Either::Right(((), first)) => {
-                self.connections.give_up(&pool);
-                select_ok([first, Box::pin(self.request(operation, timeout, &send))])
-                    .await
-                    .map(|(response, _)| response)
-            }
+        let soon = Timeout { patience: HEDGE_AFTER, ..timeout };
+        select! {
+            biased;
+            result = &mut first => return result,
+            _ = soon.run_out(|| self.connections.responses()) => self.connections.give_up(&pool),
         }
+        select_ok([first, Box::pin(self.request(operation, timeout, &send))]).await.map(|(response, _)| response)
     }
 
     /// Sends a request and waits for its response.
@@ -284,6 +277,7 @@ impl Store {
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let pool = self.connections.pool();
+        let may_be_dead = pool.may_be_dead();
         select! {
             biased;
             result = send(pool.client.clone()) => {
@@ -292,13 +286,15 @@ impl Store {
                 }
                 let result = result.map_err(|error| classify(operation, &self.table, &error));
                 // One that died in a pause is probably not the only one.
-                if pool.may_be_dead() && result.as_ref().is_err_and(|error| !error.needs_backoff()) {
+                if may_be_dead && result.as_ref().is_err_and(|error| !error.needs_backoff()) {
                     self.connections.give_up(&pool);
                 }
                 result
             }
-            () = timeout.run_out(|| self.connections.responses()) => {
-                self.connections.give_up(&pool);
+            is_silent = timeout.run_out(|| self.connections.responses()) => {
+                if is_silent {
+                    self.connections.give_up(&pool);
+                }
                 Err(StoreError::no_response(operation, timeout.patience))
             }
         }
@@ -328,11 +324,8 @@ fn state_of(item: &Item, user: &UserId, revocation: &Revocation) -> State {
     }
 }
 
-fn token_hash(mut entry: Item) -> Result<TokenHash, StoreError> {
-    match entry.remove("token_hash") {
-        Some(AttributeValue::S(token_hash)) => Ok(TokenHash::from_table(&token_hash)),
-        _ => Err(StoreError::BadItem("token_hash")),
-    }
+fn token_hash(entry: &Item) -> Result<TokenHash, StoreError> {
+    text(entry, "token_hash").map(TokenHash::from_table).ok_or(StoreError::BadItem("token_hash"))
 }
 
 fn string(value: &str) -> AttributeValue {

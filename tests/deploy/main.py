@@ -1,23 +1,28 @@
 """Builds the stack with `sam build`, deploys it with `sam deploy` to an emulated cloud, and uses it.
 
-`make deploy-test` runs this with the tools it needs. The cloud is MiniStack, which takes the SAM transform from AWS's
-own library, provisions the resources, and runs the very binary that was built. What it cannot do is bridged here and
-printed as such; the template is not changed for it.
+`make deploy-test` runs this with the tools it needs. The cloud is MiniStack, which uses AWS's own SAM transform,
+provisions the resources, and runs the binary that was built. What MiniStack does not support is bridged here and printed
+as BRIDGED. template.yaml is not changed for it.
 """
 
 import hashlib
 import http.client
+import http.server
 import json
 import os
 import platform
+import queue
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 from samcli.yamlhelper import yaml_parse
@@ -28,6 +33,14 @@ STACK = "sessions"
 ORIGIN = "https://app.example.com"
 DOMAIN = "apis.example.com"
 TARGETS = {"arm64": "aarch64-unknown-linux-gnu", "x86_64": "x86_64-unknown-linux-gnu"}
+QEMU_PACKAGES = ["qemu-user", "libc6-arm64-cross", "libgcc-s1-arm64-cross"]
+# MiniStack takes a request with the first header for one over TLS. The second has the form of the signature that
+# CloudFront makes for a function URL with AuthType AWS_IAM.
+CLOUDFRONT_BRIDGE = {
+    "X-Forwarded-Proto": "https",
+    "Authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/lambda/aws4_request, "
+    "SignedHeaders=host;x-amz-date, Signature=0",
+}
 NATIVE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 
 
@@ -126,13 +139,14 @@ def bridge_template(folder):
             first = next(metric["MetricStat"] for metric in metrics if "MetricStat" in metric)
             resource["Properties"] |= first["Metric"] | {"Statistic": first["Stat"], "Period": first["Period"]}
             bridged(f"it has no metric math: {name} is made on one of its metrics")
-    responses = resources["Api"]["Properties"]["GatewayResponses"]
+    responses = resources["RestApi"]["Properties"]["GatewayResponses"]
     for kind, response in responses.items():
         headers = response["ResponseParameters"]["Headers"]
         resources[f"Bridged{kind.title().replace('_', '')}"] = {
             "Type": "AWS::ApiGateway::GatewayResponse",
+            "Condition": "HasApi",
             "Properties": {
-                "RestApiId": {"Ref": "Api"},
+                "RestApiId": {"Ref": "RestApi"},
                 "ResponseType": kind,
                 "StatusCode": str(response["StatusCode"]),
                 "ResponseParameters": {f"gatewayresponse.header.{name}": value for name, value in headers.items()},
@@ -162,6 +176,19 @@ class Cloud:
             aws_secret_access_key="test",
         )
 
+    def call(self, host, method, path, headers=None):
+        """Calls a host of the cloud; returns status, headers with lower-case names, and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        bridge = CLOUDFRONT_BRIDGE if ".cloudfront." in host else {}
+        connection.request(method, path, headers={"Host": host} | bridge | (headers or {}))
+        response = connection.getresponse()
+        body = response.read()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        try:
+            return response.status, headers, json.loads(body) if body else None
+        except ValueError:
+            return response.status, headers, body.decode(errors="replace")
+
     def deploy(self, template, stack, **parameters):
         """Deploys a stack; returns it."""
         sam(
@@ -181,19 +208,20 @@ class Stack:
         self.cloud, self.name = cloud, name
         cloudformation = cloud.client("cloudformation")
         stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
-        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
         resources = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
         self.resources = {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources}
-        self.host = f"{self.resources['Api']}.execute-api.localhost:{cloud.port}"
+        if "RestApi" in self.resources:
+            self.host = f"{self.resources['RestApi']}.execute-api.localhost:{cloud.port}"
 
     def bridge_methods(self):
         """Makes the methods ANY of the API's definition, and deploys them with the gateway responses."""
-        api, gateway = self.resources["Api"], self.cloud.client("apigateway")
+        api, gateway = self.resources["RestApi"], self.cloud.client("apigateway")
         function = self.cloud.client("lambda").get_function(FunctionName=self.outputs["FunctionName"])
         function = function["Configuration"]["FunctionArn"]
         uri = f"arn:aws:apigateway:{REGION}:lambda:path/2015-03-31/functions/{function}/invocations"
-        paths = [each for each in gateway.get_resources(restApiId=api)["items"] if each["path"].endswith("/sessions")]
-        assert sorted(each["path"] for each in paths) == ["/auth/sessions", "/sessions"], paths
+        paths = [each for each in gateway.get_resources(restApiId=api)["items"] if each["path"] != "/auth"]
+        assert sorted(each["path"] for each in paths) == ["/", "/auth/sessions"], paths
         for each in paths:
             where = {"restApiId": api, "resourceId": each["id"], "httpMethod": "ANY"}
             gateway.put_method(**where, authorizationType="NONE")
@@ -204,12 +232,7 @@ class Stack:
 
     def call(self, method, headers=None, path="/prod/auth/sessions", host=None):
         """Calls the API; returns status, headers with lower-case names, and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.cloud.port, timeout=60)
-        connection.request(method, path, headers={"Host": host or self.host} | (headers or {}))
-        response = connection.getresponse()
-        body = response.read()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return response.status, headers, json.loads(body) if body else None
+        return self.cloud.call(host or self.host, method, path, headers)
 
 
 class Sessions:
@@ -280,6 +303,21 @@ def use(stack):
     passed("the table: none of these changed anything")
     assert expect(stack.call("DELETE", cookie, path="/auth/sessions", host=DOMAIN), 200) == {"count": 1}
     passed(f"that was https://{DOMAIN}/auth/sessions")
+    beside = stack.cloud.client("apigateway").create_rest_api(name="beside")["id"]
+    gateway = stack.cloud.client("apigateway")
+    root = gateway.get_resources(restApiId=beside)["items"][0]["id"]
+    login = gateway.create_resource(restApiId=beside, parentId=root, pathPart="login")["id"]
+    method = {"restApiId": beside, "resourceId": login, "httpMethod": "DELETE"}
+    gateway.put_method(**method, authorizationType="NONE")
+    gateway.put_integration(**method, type="MOCK", requestTemplates={"application/json": '{"statusCode": 418}'})
+    gateway.put_method_response(**method, statusCode="418")
+    gateway.put_integration_response(**method, statusCode="418")
+    gateway.create_deployment(restApiId=beside, stageName="prod")
+    gateway.create_base_path_mapping(domainName=DOMAIN, basePath="auth", restApiId=beside, stage="prod")
+    status, _, body = stack.call("DELETE", path="/auth/login", host=DOMAIN)
+    assert status == 418, (status, body)
+    expect(stack.call("DELETE", path="/auth/sessions", host=DOMAIN), 401, "session_inactive")
+    passed(f"https://{DOMAIN}/auth/login is another API's, and /auth/sessions still this one's")
     for path in ("/prod/auth/sessions/id-desk", "/prod/auth", "/prod/elsewhere"):
         expect(
             stack.call("DELETE", token("desk"), path=path),
@@ -288,6 +326,8 @@ def use(stack):
             content_type="application/json",
             access_control_allow_origin=ORIGIN,
             access_control_allow_credentials="true",
+            access_control_expose_headers="Retry-After",
+            access_control_max_age="7200",
         )
 
 
@@ -319,18 +359,34 @@ def check_resources(stack):
         "Configuration"
     ]
     assert configuration["Architectures"] == [NATIVE], configuration
-    assert (configuration["MemorySize"], configuration["Timeout"]) == (512, 29), configuration
+    assert (configuration["MemorySize"], configuration["Timeout"]) == (512, 28), configuration
     assert configuration["TracingConfig"]["Mode"] == "Active", configuration
     table = stack.cloud.client("dynamodb").describe_table(TableName=stack.outputs["SessionsTableName"])["Table"]
     index = table["GlobalSecondaryIndexes"][0]
     assert (index["IndexName"], index["Projection"]["NonKeyAttributes"]) == ("user_id-index", ["status"]), index
     assert table["DeletionProtectionEnabled"], table
-    stage = stack.cloud.client("apigateway").get_stage(restApiId=stack.resources["Api"], stageName="prod")
+    stage = stack.cloud.client("apigateway").get_stage(restApiId=stack.resources["RestApi"], stageName="prod")
     assert stage["tracingEnabled"] and stage["methodSettings"]["*/*"]["throttlingBurstLimit"] == 200, stage
-    alarms = stack.cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
-    mine = [alarm for alarm in alarms if alarm["AlarmName"] in stack.resources.values()]
+    mine = alarms_of(stack)
     assert len(mine) == 8 and all(alarm["AlarmActions"] for alarm in mine), mine
-    passed("function, table, stage and 8 alarms are as the parameters say")
+    titles = dashboard_of(stack)
+    assert "Answers of API Gateway" in titles and len(titles) == 8, titles
+    passed("function, table, stage, dashboard and 8 alarms are as the parameters say")
+
+
+def alarms_of(stack):
+    alarms = stack.cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    return [alarm for alarm in alarms if alarm["AlarmName"] in stack.resources.values()]
+
+
+def dashboard_of(stack):
+    """The titles of a dashboard's widgets. Checks that each of its alarms exists."""
+    name = stack.resources["Dashboard"]
+    body = stack.cloud.client("cloudwatch").get_dashboard(DashboardName=name)["DashboardBody"]
+    widgets = json.loads(body)["widgets"]
+    shown = next(widget["properties"]["alarms"] for widget in widgets if widget["type"] == "alarm")
+    assert sorted(shown) == sorted(alarm["AlarmArn"] for alarm in alarms_of(stack)), shown
+    return [widget["properties"]["title"] for widget in widgets]
 
 
 def use_again(cloud, template, first):
@@ -342,7 +398,7 @@ def use_again(cloud, template, first):
     absent = {
         "SessionsTable",
         "Domain",
-        "BasePath",
+        "DomainMapping",
         "WebAcl",
         "AccessLogGroup",
         "ApiGatewayAccount",
@@ -361,28 +417,231 @@ def use_again(cloud, template, first):
     return stack
 
 
+def snippets():
+    """The templates in docs/your-own-api.md, by the headings above them."""
+    sections = (ROOT / "docs/your-own-api.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    codes = [re.search(r"^```yaml\n(.*?)^```$", each, re.MULTILINE | re.DOTALL) for each in sections]
+    return {section.splitlines()[0]: code[1] for section, code in zip(sections, codes) if code}
+
+
+def prepare_own_apis(cloud):
+    """Makes an API of each kind. Returns, by the heading of the template for it, the template's parameters and a function
+    that finishes the arrangement and returns the host and path to call."""
+    rest = cloud.client("apigateway")
+    rest_api = rest.create_rest_api(name="own")["id"]
+    root = rest.get_resources(restApiId=rest_api)["items"][0]["id"]
+    auth = rest.create_resource(restApiId=rest_api, parentId=root, pathPart="auth")["id"]
+    http_api = cloud.client("apigatewayv2").create_api(Name="own", ProtocolType="HTTP")["ApiId"]
+    cloud.client("apigatewayv2").create_stage(ApiId=http_api, StageName="$default", AutoDeploy=True)
+    balancing, ec2 = cloud.client("elbv2"), cloud.client("ec2")
+    subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"][:2]]
+    balancer = balancing.create_load_balancer(Name="own", Subnets=subnets)["LoadBalancers"][0]
+    no_route = {"Type": "fixed-response", "FixedResponseConfig": {"StatusCode": "418"}}
+    listener = balancing.create_listener(
+        LoadBalancerArn=balancer["LoadBalancerArn"], Protocol="HTTP", Port=80, DefaultActions=[no_route]
+    )["Listeners"][0]["ListenerArn"]
+
+    def deploy_rest_api(_):
+        rest.create_deployment(restApiId=rest_api, stageName="live")
+        return f"{rest_api}.execute-api.localhost:{cloud.port}", "/live/auth/sessions"
+
+    def http_api_url(_):
+        return f"{http_api}.execute-api.localhost:{cloud.port}", "/auth/sessions"
+
+    def url_output(stack):
+        url = urlsplit(stack.outputs["Url"])
+        return url.netloc, url.path
+
+    def distribution(stack):
+        url = cloud.client("lambda").get_function_url_config(FunctionName=stack.function)["FunctionUrl"]
+        status, _, _ = cloud.call(urlsplit(url).netloc, "DELETE", "/auth/sessions", token("erin"))
+        assert status == 403, status
+        passed("403 for whoever calls the function URL instead of CloudFront")
+        bridged("its CloudFront has no TLS and signs nothing: both come with the request")
+        return url_output(stack)
+
+    def register_target(stack):
+        group, function = stack.resources["TargetGroup"], stack.function
+        balancing.register_targets(TargetGroupArn=group, Targets=[{"Id": function}])
+        bridged("it overlooks the targets of a target group: registered by a call")
+        return balancer["DNSName"], "/auth/sessions"
+
+    return {
+        "In a REST API": ({"RestApiId": rest_api, "ParentId": auth}, deploy_rest_api),
+        "In an HTTP API": ({"HttpApiId": http_api}, http_api_url),
+        "Function URL": ({}, url_output),
+        "Function URL behind CloudFront": ({}, distribution),
+        "Behind an Application Load Balancer": ({"ListenerArn": listener}, register_target),
+    }
+
+
+def use_own_apis(cloud, template, first):
+    """A stack without an API, on the first one's table, called through each arrangement of docs/your-own-api.md."""
+    table = first.outputs["SessionsTableName"]
+    parameters = {"Api": "none", "ExistingTableName": table, "AllowedOrigins": ORIGIN, "Architecture": NATIVE}
+    stack = cloud.deploy(template, f"{STACK}-without-api", **parameters)
+    kinds = cloud.client("cloudformation").describe_stack_resources(StackName=stack.name)["StackResources"]
+    kinds = sorted({resource["ResourceType"] for resource in kinds})
+    assert kinds == [
+        "AWS::CloudWatch::Alarm",
+        "AWS::CloudWatch::Dashboard",
+        "AWS::IAM::Role",
+        "AWS::Lambda::Function",
+        "AWS::Logs::LogGroup",
+    ], kinds
+    assert len(alarms_of(stack)) == 7 and len(dashboard_of(stack)) == 7
+    expected = {"FunctionArn", "FunctionName", "FunctionLogGroupName", "SessionsTableName"}
+    assert set(stack.outputs) == expected, stack.outputs
+    passed("it has a function, a role, a log group, 7 alarms and a dashboard, and no API")
+    result = smoke_test(stack)
+    assert result.returncode and "The stack has no API." in result.stderr, result
+    passed("make smoke-test asks for a URL")
+    bridged("it checks no permission of a gateway to call the function")
+    sessions, prepared = Sessions(cloud, table), prepare_own_apis(cloud)
+    assert set(prepared) == set(snippets()), (set(prepared), set(snippets()))
+    cloudformation = cloud.client("cloudformation")
+    for number, (name, code) in enumerate(snippets().items()):
+        given, find_host = prepared[name]
+        given = given | {"FunctionArn": stack.outputs["FunctionArn"]}
+        given = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
+        route = f"route-{number}"
+        cloudformation.create_stack(StackName=route, TemplateBody=code, Parameters=given)
+        cloudformation.get_waiter("stack_create_complete").wait(StackName=route, WaiterConfig={"Delay": 1})
+        route = Stack(cloud, route)
+        route.function = stack.outputs["FunctionArn"]
+        host, path = find_host(route)
+        if "execute-api" in host:
+            api, stage = host.split(".")[0], path.removesuffix("/auth/sessions")
+            result = smoke_test(stack, f"{cloud.endpoint}/_aws/execute-api/{api}{stage or '/$default'}/auth/sessions")
+            assert result.returncode == 0, result
+            passed("make smoke-test passes with its URL")
+        print(f"   {name}: {host}{path}", flush=True)
+        caller, other = f"erin{number}-here", f"erin{number}-there"
+        sessions.put(f"erin{number}", caller, other)
+        assert expect(cloud.call(host, "DELETE", path, token(caller)), 200) == {"count": 1}
+        assert sessions.states()[other] == "revoked"
+        cookie = {"Cookie": f"ory_kratos_session={caller}"}
+        assert expect(cloud.call(host, "DELETE", path, cookie), 200) == {"count": 0}
+        forged = cookie | {"Origin": "https://evil.example"}
+        expect(cloud.call(host, "DELETE", path, forged), 403, "security_csrf_violation")
+        expect(cloud.call(host, "DELETE", path, token(other)), 401, "session_inactive")
+        expect(cloud.call(host, "GET", path, token(caller)), 405, "method_not_allowed")
+        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "DELETE"}
+        preflight = cloud.call(host, "OPTIONS", path, asked)
+        if preflight[2] == {"message": "CORS not configured"}:
+            bridged("it answers preflights of an HTTP API itself, where API Gateway sends them to the route: not tried")
+        else:
+            expect(preflight, 204, access_control_allow_origin=ORIGIN)
+        # A function has at most one URL, and two of the templates make one.
+        delete(route)
+    return stack
+
+
 def delete(stack):
     """Deletes a stack. Its table stays."""
     cloudformation = stack.cloud.client("cloudformation")
     cloudformation.delete_stack(StackName=stack.name)
     cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack.name, WaiterConfig={"Delay": 1})
-    assert stack.outputs["SessionsTableName"] in stack.cloud.client("dynamodb").list_tables()["TableNames"]
-    passed(f"{stack.name} is deleted, the table is still there")
+    table = stack.outputs.get("SessionsTableName")
+    assert table is None or table in stack.cloud.client("dynamodb").list_tables()["TableNames"]
+    passed(f"{stack.name} is deleted" + (", the table is still there" if table else ""))
+
+
+def smoke_test(stack, *url):
+    """Runs what `make smoke-test` runs."""
+    command = [sys.executable, str(ROOT / "tests/deploy/smoke.py"), stack.name, *url]
+    environment = os.environ | stack.cloud.credentials
+    environment |= {"AWS_ENDPOINT_URL": stack.cloud.endpoint, "AWS_DEFAULT_REGION": REGION}
+    return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
 
 
 def check_smoke_test(stack):
-    """`make smoke-test` finds the stack sound, and a stack on another URL not."""
-    command = [sys.executable, str(ROOT / "tests/deploy/smoke.py"), stack.name]
-    environment = os.environ | stack.cloud.credentials
-    environment |= {"AWS_ENDPOINT_URL": stack.cloud.endpoint, "AWS_DEFAULT_REGION": REGION}
+    """`make smoke-test` passes with the stack's URL, and fails with another."""
     before = Sessions(stack.cloud, stack.outputs["SessionsTableName"]).states()
     for path, sound in (("auth/sessions", True), ("elsewhere", False)):
-        url = f"{stack.cloud.endpoint}/_aws/execute-api/{stack.resources['Api']}/prod/{path}"
-        result = subprocess.run([*command, url], env=environment, text=True, capture_output=True, check=False)
+        url = f"{stack.cloud.endpoint}/_aws/execute-api/{stack.resources['RestApi']}/prod/{path}"
+        result = smoke_test(stack, url)
         assert (result.returncode == 0) == sound, (result.stdout, result.stderr)
         passed((result.stdout.strip().splitlines()[-2] if sound else result.stderr.strip())[:110])
     assert Sessions(stack.cloud, stack.outputs["SessionsTableName"]).states() == before
     passed("it left nothing behind")
+
+
+def has_qemu():
+    """Whether qemu can run binaries for arm64, having tried to install what that takes."""
+    needed = [shutil.which("qemu-aarch64"), Path("/usr/aarch64-linux-gnu/lib/libgcc_s.so.1").exists()]
+    if not all(needed) and shutil.which("apt-get") and os.geteuid() == 0:
+        install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *QEMU_PACKAGES]
+        for command in (["apt-get", "update", "--quiet"], install):
+            subprocess.run(command, capture_output=True, check=False)
+        needed = [shutil.which("qemu-aarch64"), Path("/usr/aarch64-linux-gnu/lib/libgcc_s.so.1").exists()]
+    return all(needed)
+
+
+class Runtime(http.server.BaseHTTPRequestHandler):
+    """Lambda's runtime API: gives out the server's events one by one, and keeps the answers."""
+
+    def do_GET(self):
+        event = self.server.events.get()
+        self.send_response(200)
+        self.send_header("Lambda-Runtime-Aws-Request-Id", event["requestContext"]["requestId"])
+        self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 28_000))
+        self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-central-1:1:function:arm64")
+        self.end_headers()
+        self.wfile.write(json.dumps(event).encode())
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.answers.put((self.path, json.loads(body)))
+        self.send_response(202)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def check_arm64(folder, cloud, table, log):
+    """The arm64 binary on another processor: it starts, and answers 200 and 401 with the emulated database."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
+    server.events, server.answers = queue.Queue(), queue.Queue()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sessions = Sessions(cloud, table)
+    sessions.put("frank", "pen", "ink", "nib")
+    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(folder / "Function" / "bootstrap")]
+    variables = {
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
+        "AWS_LAMBDA_FUNCTION_NAME": "arm64",
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
+        "SESSIONS_TABLE": table,
+        "AWS_ENDPOINT_URL_DYNAMODB": cloud.endpoint,
+        "AWS_REGION": REGION,
+    }
+    expected = [("pen", 200, {"count": 2}), ("ink", 401, "session_inactive")]
+    with running(command, log, **variables, **cloud.credentials) as process:
+        for name, status, result in expected:
+            server.events.put(rest_event(name))
+            try:
+                path, answer = server.answers.get(timeout=60)
+            except queue.Empty:
+                sys.exit(f"no answer; qemu's exit status is {process.poll()}\n{Path(log).read_text(encoding='utf-8')}")
+            assert path.endswith("/response"), (path, answer)
+            body = json.loads(answer["body"])
+            assert (answer["statusCode"], body.get("error", {}).get("id", body)) == (status, result), answer
+            passed(f"{status} {result if status == 401 else json.dumps(body)}")
+    server.shutdown()
+    assert [sessions.states()[name] for name in ("pen", "ink", "nib")] == ["active", "revoked", "revoked"]
+    passed("the table agrees")
+
+
+def rest_event(name):
+    """The event of events/rest-token.json with another token."""
+    event = json.loads((ROOT / "events/rest-token.json").read_text(encoding="utf-8"))
+    for headers in (event["headers"], event["multiValueHeaders"]):
+        for key in [key for key in headers if key.lower() == "x-session-token"]:
+            headers[key] = [name] if isinstance(headers[key], list) else name
+    return event
 
 
 def check_runtime_interface_emulator(folder, cloud, table, log):
@@ -394,10 +653,7 @@ def check_runtime_interface_emulator(folder, cloud, table, log):
     shutil.copy(emulator, copy)
     copy.chmod(0o755)
     port, api = free_ports(2)
-    event = json.loads((ROOT / "events/rest-token.json").read_text(encoding="utf-8"))
-    for headers in (event["headers"], event["multiValueHeaders"]):
-        for name in [name for name in headers if name.lower() == "x-session-token"]:
-            headers[name] = ["box"] if isinstance(headers[name], list) else "box"
+    event = rest_event("box")
     sessions = Sessions(cloud, table)
     sessions.put("dave", "box", "bag", "bed")
     command = [str(copy), "--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
@@ -416,7 +672,7 @@ def check_runtime_interface_emulator(folder, cloud, table, log):
 def main():
     if platform.system() != "Linux":
         sys.exit("This runs the function's binary, which takes Linux.")
-    # Whatever account the environment names, it is not meant.
+    # The test must not use an account that the environment names.
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     step("sam build")
@@ -428,7 +684,7 @@ def main():
         else:
             print(f"   SKIPPED: {architecture}. Its standard library is neither installed nor to be had")
             print(f"   (rustup target add {TARGETS[architecture]} failed).")
-    folder = folders[NATIVE]
+    folder, ran = folders[NATIVE], [NATIVE]
     with tempfile.TemporaryDirectory() as scratch:
         port = free_ports(1)[0]
         cloud = Cloud(port)
@@ -440,11 +696,12 @@ def main():
             "AWS_LAMBDA_LOG_LEVEL": "INFO",
         }
         log = f"{scratch}/ministack.log"
-        with running([sys.executable, "-m", "ministack"], log, **variables) as process:
+        with running([sys.executable, str(ROOT / "tests/deploy/emulator.py")], log, **variables) as process:
             wait_for(port, process, "MiniStack")
             try:
                 step("sam deploy")
-                bridged("it does not tell the function LoggingConfig's format and level: set as they would be")
+                bridged("it does not pass LoggingConfig's format and level to the function: set as Lambda sets them")
+                bridged("it removes a domain's base path from the event's path, where API Gateway keeps it: added again")
                 template = bridge_template(folder)
                 topic = cloud.client("sns").create_topic(Name="alarms")["TopicArn"]
                 certificate = cloud.client("acm").request_certificate(DomainName=DOMAIN)["CertificateArn"]
@@ -489,9 +746,19 @@ def main():
                 check_runtime_interface_emulator(
                     folder, cloud, stack.outputs["SessionsTableName"], f"{scratch}/rie.log"
                 )
+                if NATIVE != "arm64" and "arm64" in folders:
+                    step("the arm64 binary under qemu")
+                    if has_qemu():
+                        table = stack.outputs["SessionsTableName"]
+                        check_arm64(folders["arm64"], cloud, table, f"{scratch}/qemu.log")
+                        ran.append("arm64")
+                    else:
+                        print(f"   SKIPPED: this takes the Debian packages {', '.join(QEMU_PACKAGES)}.")
+                step("a third stack without an API, behind each arrangement of docs/your-own-api.md")
+                without_api = use_own_apis(cloud, template, stack)
                 step("deletion")
-                delete(adopting)
-                delete(stack)
+                for each in (without_api, adopting, stack):
+                    delete(each)
             except BaseException:
                 print(Path(log).read_text(encoding="utf-8")[-4000:], file=sys.stderr)
                 raise
@@ -499,6 +766,7 @@ def main():
     print(
         f"\nBuilt for {built}; deployed and used on {NATIVE}."
         + (" NOT BUILT for the other." if len(folders) < 2 else "")
+        + ("" if "arm64" in ran else " NOT RUN on arm64.")
     )
 
 

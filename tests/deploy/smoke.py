@@ -1,13 +1,12 @@
-"""Tries a deployed stack: checks its table, creates sessions of a user of its own, revokes all but one through the URL,
-reads them from the table, and deletes what it created.
+"""Tries a deployed stack: checks its table, creates sessions of a new user, revokes all but one through the URL, reads the
+table, and deletes what it created.
 
-`make smoke-test STACK=name` runs this; region and credentials are found as by the AWS CLI. They must allow
+`make smoke-test STACK=name` runs this. It finds region and credentials as the AWS CLI does. They must allow
 `cloudformation:DescribeStacks`, and `dynamodb:DescribeTable`, `DescribeTimeToLive`, `Scan`, `PutItem`, `GetItem` and
-`DeleteItem` on the table. Another URL than the stack's output, as before DNS knows a new domain, can be given as the second
-argument.
+`DeleteItem` on the table. The second argument replaces the URL of the stack's output. A stack without an API needs it; it
+also helps before DNS knows a new domain.
 
-The table is checked by the command line of tests/cli, so that its rules are in one place. Where there is no Rust, this step
-is left out, and that is printed.
+The command line of tests/cli checks the table. Without Rust, this step is left out, and that is printed.
 """
 
 import hashlib
@@ -30,11 +29,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Failure(Exception):
-    """The stack does not do what it should."""
+    """The stack did not answer or act as expected."""
 
 
 def call(url, token):
-    """Presses the button; returns status and body."""
+    """Calls the function; returns status and body."""
     request = urllib.request.Request(url, method="DELETE", headers={"X-Session-Token": token})
     try:
         with urllib.request.urlopen(request, timeout=35) as response:
@@ -79,7 +78,8 @@ def check_table(session, table, index):
         raise Failure(f"the table {table} has a problem, see above")
 
 
-def smoke(url, client, table):
+def smoke(url, client, table, own_api):
+    """Tries the function. `own_api`: the stack made the API, so that errors of the gateway have the envelope."""
     user = f"smoke-test-{secrets.token_hex(8)}"
     tokens = [f"smoke.{secrets.token_urlsafe(32)}" for _ in range(3)]
     keys = [{"token_hash": {"S": hashlib.sha256(token.encode()).hexdigest()}} for token in tokens]
@@ -94,11 +94,12 @@ def smoke(url, client, table):
                 "expires_at": {"N": str(now + 600)},
             }
             client.put_item(TableName=table, Item=key | session)
-        # The index follows within milliseconds, as a rule.
+        # The index usually follows within milliseconds.
         time.sleep(2)
         expect("a token that nobody has", call(url, "smoke.unknown"), 401, "session_inactive")
         expect("a malformed token", call(url, "not a token"), 400, "malformed_credentials")
-        expect("another path", call(f"{url}/1", tokens[0]), 404, "route_not_found")
+        if own_api:
+            expect("another path", call(f"{url}/1", tokens[0]), 404, "route_not_found")
         body = expect("sign out the others", call(url, tokens[0]), 200)
         if body != {"count": 2}:
             raise Failure(f"expected a count of 2, got {body}")
@@ -122,12 +123,14 @@ def main():
         session = boto3.Session()
         stack = session.client("cloudformation").describe_stacks(StackName=sys.argv[1])["Stacks"][0]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        if len(sys.argv) < 3 and "Url" not in outputs:
+            sys.exit("The stack has no API. Give the URL of yours: make smoke-test STACK=name URL=https://...")
         parameters = {each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", [])}
         url = sys.argv[2] if len(sys.argv) > 2 else outputs["Url"]
         print(f"{url}, with the table {outputs['SessionsTableName']}")
         index = parameters.get("ExistingIndexName") or "user_id-index"
         check_table(session, outputs["SessionsTableName"], index)
-        smoke(url, session.client("dynamodb"), outputs["SessionsTableName"])
+        smoke(url, session.client("dynamodb"), outputs["SessionsTableName"], "Url" in outputs)
     except (Failure, BotoCoreError, ClientError, OSError) as error:
         sys.exit(f"FAILED: {error}")
 

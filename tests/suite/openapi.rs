@@ -1,18 +1,25 @@
-//! `docs/openapi.yaml` says what the function answers, no more and no less.
+//! `docs/openapi.yaml` lists exactly the answers of the function and of API Gateway in front of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Value, json};
 
+use disable_my_other_sessions::credentials::{Malformed, Source};
+use disable_my_other_sessions::failure::StoreError;
+use disable_my_other_sessions::origin::CsrfViolation;
+use disable_my_other_sessions::response::Error;
+use disable_my_other_sessions::session::Inactive;
+
 use crate::support::{Action, Answer, World, delete};
+use crate::template::gateway_answers;
 
 const ROUTE: &str = "/auth/sessions";
 
 /// The document.
 struct Document(Value);
 
-/// An operation of the document, and a real answer of the function to it.
+/// An operation of the document, and an answer to it.
 type Given = (&'static str, Answer);
 
 #[tokio::test]
@@ -80,13 +87,42 @@ async fn every_example_is_a_real_answer_but_for_ids_and_numbers() {
 
 /// Whoever adds an error adds it to the document.
 #[test]
-fn every_error_of_the_code_is_documented() {
-    let code = include_str!("../../src/response.rs");
-    let in_code = code.lines().filter_map(|line| line.trim().strip_prefix("id: \"")?.strip_suffix("\","));
+fn every_error_of_code_and_template_is_documented() {
+    let errors = each_error();
+    let in_code = errors.iter().map(|error| error.id().to_owned());
+    let gateway = gateway_answers();
+    let in_template = gateway.iter().map(|answer| answer.error_id().to_owned());
     let document = Document::read();
     let documented = document.responses().into_iter().flat_map(|(_, _, response)| ids(response));
     let documented: BTreeSet<_> = documented.filter(|id| !id.is_empty()).collect();
-    assert_eq!(in_code.map(str::to_owned).collect::<BTreeSet<_>>(), documented);
+    assert_eq!(in_code.chain(in_template).collect::<BTreeSet<_>>(), documented);
+}
+
+/// One error of each kind.
+fn each_error() -> Vec<Error> {
+    let errors = vec![
+        Error::RouteNotFound,
+        Error::MethodNotAllowed,
+        Error::MalformedCredentials(Malformed::NotAToken(Source::Cookie)),
+        Error::SessionInactive(Inactive::Unknown),
+        Error::CsrfViolation(CsrfViolation::Origin),
+        Error::SessionRefreshRequired,
+        Error::Store { cause: StoreError::OutOfTime, revoked: None },
+        Error::Store { cause: StoreError::BadItem("user_id"), revoked: None },
+    ];
+    for error in &errors {
+        // A new kind does not compile until it is added here, and then above.
+        match error {
+            Error::RouteNotFound
+            | Error::MethodNotAllowed
+            | Error::MalformedCredentials(_)
+            | Error::SessionInactive(_)
+            | Error::CsrfViolation(_)
+            | Error::SessionRefreshRequired
+            | Error::Store { .. } => {}
+        }
+    }
+    errors
 }
 
 #[tokio::test]
@@ -112,9 +148,9 @@ async fn every_documented_credential_is_taken() {
     assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
 
-/// Answers of every kind: to web pages and others, with what developers see and without.
+/// Answers of every kind, API Gateway's included: to web pages and others, with `debug` and without.
 async fn answers() -> Vec<Given> {
-    let mut answers = Vec::new();
+    let mut answers: Vec<_> = gateway_answers().into_iter().map(|answer| ("delete", answer)).collect();
     for (debug, page) in [(false, false), (false, true), (true, true)] {
         let (mut world, caller) = World::with_others(30).await;
         world.config.error_debug = debug;
@@ -155,7 +191,7 @@ async fn answers() -> Vec<Given> {
     answers
 }
 
-/// All but that of the content, which is documented elsewhere.
+/// All headers except `Content-Type`, which OpenAPI documents as the key of the content.
 fn headers_of(answer: &Answer) -> impl Iterator<Item = (&String, &String)> {
     answer.headers.iter().filter(|(name, _)| *name != "content-type")
 }
@@ -228,46 +264,14 @@ impl Document {
         self.0.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} leads nowhere"))
     }
 
-    /// Asserts that a value is one of a schema's. Knows no more of JSON Schema than the document needs; Schemathesis,
-    /// which knows all of it, does the same with the answers that it gets.
+    /// Asserts that a value is valid for a schema of the document.
     #[track_caller]
     fn check(&self, schema: &Value, value: &Value) {
-        for (keyword, argument) in self.resolved(schema).as_object().expect("a schema") {
-            let holds = match keyword.as_str() {
-                "description" | "format" => true,
-                "type" => match argument.as_str().expect("a type") {
-                    "object" => value.is_object(),
-                    "string" => value.is_string(),
-                    "integer" => value.is_u64(),
-                    other => panic!("unknown type {other}"),
-                },
-                "const" => value == argument,
-                "enum" => argument.as_array().expect("values").contains(value),
-                "minimum" => value.as_f64() >= argument.as_f64(),
-                "required" => argument
-                    .as_array()
-                    .expect("names")
-                    .iter()
-                    .all(|name| value.get(name.as_str().expect("a name")).is_some()),
-                "additionalProperties" => {
-                    assert_eq!(argument, &json!(false));
-                    let known = self.resolved(schema)["properties"].as_object().expect("properties");
-                    value.as_object().is_some_and(|object| object.keys().all(|name| known.contains_key(name)))
-                }
-                "properties" => {
-                    for (name, schema) in argument.as_object().expect("properties") {
-                        value.get(name).into_iter().for_each(|value| self.check(schema, value));
-                    }
-                    true
-                }
-                "allOf" => {
-                    argument.as_array().expect("schemas").iter().for_each(|schema| self.check(schema, value));
-                    true
-                }
-                other => panic!("unknown keyword {other}"),
-            };
-            assert!(holds, "{keyword}: {argument} does not hold for {value}");
-        }
+        // The schema's references point to the document's components.
+        let schema = json!({"allOf": [schema], "components": self.0["components"]});
+        let validator = jsonschema::validator_for(&schema).expect("a JSON Schema");
+        let errors: Vec<_> = validator.iter_errors(value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{value}: {errors:#?}");
     }
 }
 

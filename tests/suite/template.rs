@@ -10,7 +10,7 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};
 
 use crate::support::proxy::Call;
-use crate::support::{Action, World, delete};
+use crate::support::{Action, Answer, World, delete};
 
 static TEMPLATE: LazyLock<Yaml<'static>> = LazyLock::new(|| {
     let mut documents = Yaml::load_from_str(include_str!("../../template.yaml")).expect("template.yaml to be YAML");
@@ -108,7 +108,7 @@ fn beside_dynamodb_the_role_logs_traces_and_opens_the_tables_key() {
 async fn what_the_gateway_answers_by_itself_is_in_the_functions_envelope() {
     let unknown_path = World::new().await.send(delete().path("/").request_id("$context.requestId")).await;
     let mut headers_of_all = BTreeSet::new();
-    let responses = entries(&resource("Api")["GatewayResponses"]);
+    let responses = entries(&resource("RestApi")["GatewayResponses"]);
     for (kind, response) in &responses {
         let status = response["StatusCode"].as_integer().expect("a status");
         let body = string(&response["ResponseTemplates"]["application/json"]);
@@ -134,6 +134,55 @@ async fn what_the_gateway_answers_by_itself_is_in_the_functions_envelope() {
         assert_eq!(unknown_path.header(name), Some(value));
         assert!(headers_of_all.first().is_some_and(|all| all.contains(&format!("'{value}'"))), "{name}");
     }
+}
+
+/// The function's 503 has the exact count, API Gateway's 504 has none.
+#[test]
+fn the_gateway_waits_a_second_longer_than_the_function_runs() {
+    let paths = entries(&resource("RestApi")["DefinitionBody"]["paths"]);
+    assert_eq!(paths.keys().copied().collect::<Vec<_>>(), ["/", "/auth/sessions"]);
+    let function = resource("Function")["Timeout"].as_integer().expect("seconds");
+    for (path, methods) in paths {
+        let integration = &methods["x-amazon-apigateway-any-method"]["x-amazon-apigateway-integration"];
+        let gateway = integration["timeoutInMillis"].as_integer().expect("milliseconds");
+        assert!((function + 1) * 1_000 <= gateway, "{path}: {function} s, {gateway} ms");
+    }
+}
+
+/// The answers of API Gateway itself, without an allowed origin and with one.
+pub fn gateway_answers() -> Vec<Answer> {
+    let responses = entries(&resource("RestApi")["GatewayResponses"]);
+    let answers = responses.values().flat_map(|response| {
+        [false, true].map(|has_origins| {
+            let headers = entries(&response["ResponseParameters"]["Headers"])
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_lowercase(), header_value(value, has_origins)?)));
+            let body = string(&response["ResponseTemplates"]["application/json"]);
+            Answer {
+                status: response["StatusCode"]
+                    .as_integer()
+                    .and_then(|status| status.try_into().ok())
+                    .expect("a status"),
+                headers: headers.chain([("content-type".to_owned(), "application/json".to_owned())]).collect(),
+                body: serde_json::from_str(body).expect("a JSON body"),
+            }
+        })
+    });
+    answers.collect()
+}
+
+/// The value of a header of a gateway response: `'value'`, or `!If [HasOrigins, value, nothing]`, where the value may
+/// be the first allowed origin.
+fn header_value(node: &Yaml, has_origins: bool) -> Option<String> {
+    if let Some(branches) = tagged(node, "If") {
+        assert_eq!(branches[0].as_str(), Some("HasOrigins"));
+        return has_origins.then(|| header_value(&branches[1], has_origins))?;
+    }
+    let value = match tagged(node, "Sub") {
+        Some(_) => "'https://app.example.com'",
+        None => string(node),
+    };
+    Some(value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')).expect("a quoted value").to_owned())
 }
 
 /// What a call takes.
