@@ -184,7 +184,7 @@ async fn the_log_line_of_a_request_has_what_was_done_and_its_metrics() {
             "request": "first", "lambda_request": "lambda-request-id",
             "trace": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700", "cold_start": true, "session": "caller",
             "passes": 2, "pages": 2, "batches": 3,
-            // In the second pass, only the caller's own.
+            // Both reads of the index scan all 31 entries, revoked or not.
             "seen": 62,
         })
     );

@@ -17,7 +17,7 @@ use tokio::process::Command;
 use crate::support::watch::Watch;
 use crate::support::{Row, Session, World, n, now, s, sessions_of};
 
-/// Here for its unit tests: cargo runs none of an example.
+/// Included for its unit tests, since cargo runs none of an example.
 #[path = "../cli/check.rs"]
 mod check;
 
@@ -52,7 +52,7 @@ async fn sessions_are_created_listed_signed_out_and_deleted() {
     assert_eq!(line_of(&listed, &id(&phone))[1], "active");
     assert_eq!(line_of(&listed, &id(&laptop))[1], "active");
 
-    // In the environment, on standard input, on the command line.
+    // The token comes from the environment, from standard input, and from the command line.
     let revoke = ["revoke-others", "--url", &url];
     let first = sessions(&world, &revoke, &[("SESSION_TOKEN", &laptop)], "").await;
     assert_eq!((first.status, first.stdout.as_str()), (Some(0), "{\"count\":1}\n"), "{first:?}");
@@ -291,7 +291,7 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
     for secret in ["canary", "4242424242", good.token_hash()] {
         assert!(!shown.contains(secret), "{secret}: {shown}");
     }
-    // It reads only.
+    // The check only reads.
     assert_eq!(world.database.rows().await.len(), 10);
 }
 
@@ -359,7 +359,7 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
         .spawn()
         .expect("the example to be built: run the tests with `make test`, or `cargo build --example sessions` before");
     let mut stdin = process.stdin.take().expect("standard input");
-    // Most commands end without having read it.
+    // An error means that the command ended without reading its input, as most do.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     let output = process.wait_with_output().await.expect("an exit status");
@@ -391,7 +391,7 @@ fn number(row: &Row, name: &str) -> u64 {
     row[name].trim_start_matches("N:").parse().expect("a number")
 }
 
-/// The words of a session's line.
+/// The words of the line about a session.
 fn line_of(listed: &Output, session: &str) -> Vec<String> {
     assert_eq!(listed.status, Some(0), "{listed:?}");
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();

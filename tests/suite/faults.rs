@@ -1,4 +1,4 @@
-//! What is answered, counted and written when `DynamoDB` fails.
+//! What is answered, counted and written when DynamoDB fails.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn every(operation: &'static str, action: impl Fn() -> Action + Send + 'static) 
     move |call| if call.operation == operation { action() } else { Action::Forward }
 }
 
-/// Presses the button, and checks what holds after any call: the claimed count is exact, and nothing else has changed.
+/// Calls the function, and checks what holds after any call: the claimed count is exact, and nothing else has changed.
 async fn press(world: &World, caller: &Session) -> (Answer, BTreeMap<String, Row>) {
     let before = world.database.rows().await;
     let answer = world.press(caller).await;

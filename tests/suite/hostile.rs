@@ -1,7 +1,7 @@
 //! Headers and events that no honest client or gateway sends. The function reads them as the model in
 //! `tests/fuzz/model.rs` does, answers each, and revokes only for the token of an active session.
 //!
-//! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more or other cases.
+//! `PROPTEST_CASES` sets the number of cases, and `PROPTEST_RNG_SEED` their seed.
 
 #[path = "../fuzz/model.rs"]
 mod model;
@@ -27,7 +27,7 @@ const LOSSLESS: [Gateway; 3] = [Gateway::Rest, Gateway::Http, Gateway::AlbMultiV
 #[test]
 fn any_headers_are_read_as_the_model_reads_them() {
     let accepted = RefCell::new(BTreeMap::new());
-    // Gateways give the values of one header one spelling, and so does this test.
+    // A gateway spells the name of a repeated header in one way. So does this test.
     let result = runner(4_000).run(&(vec(header(), 0..5), spelling()), |(headers, spell)| {
         let credential = |gateway| {
             let event = request(&headers, spell).through(gateway).into_event();
@@ -94,7 +94,7 @@ fn the_seeds_of_the_fuzz_target_pass_its_check_whole_and_cut_off() {
     }
 }
 
-/// The same cases each time, or a failure would come and go.
+/// Runs the same cases each time, so that a failure can be repeated.
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(contextualize_config(Config {
         cases,
@@ -234,7 +234,7 @@ enum Mutation {
     Replace(Index, Value),
     /// Inserts into a string.
     Insert(Index, Index, String),
-    /// Adds a header, perhaps in a second spelling, to one of the fields for headers.
+    /// Adds a header to `headers` or `multiValueHeaders`, perhaps one that is there in another spelling.
     Header(&'static str, String, Value),
     /// Sets a member that the function reads, wherever one of the gateways has it.
     Set(&'static [&'static str], Value),
@@ -335,7 +335,7 @@ impl Mutation {
     }
 }
 
-/// A pointer to one of the values of an event that are suitable.
+/// A JSON pointer to one of the suitable values of an event.
 fn choose(event: &Value, index: Index, suits: fn(&Value) -> bool) -> Option<String> {
     let mut places = Vec::new();
     pointers(event, "", &mut places);
@@ -343,7 +343,7 @@ fn choose(event: &Value, index: Index, suits: fn(&Value) -> bool) -> Option<Stri
     (!places.is_empty()).then(|| places[index.index(places.len())].clone())
 }
 
-/// JSON pointers to all values within one.
+/// Collects the JSON pointers to all values within a value.
 fn pointers(value: &Value, here: &str, all: &mut Vec<String>) {
     let members: Vec<(String, &Value)> = match value {
         Value::Object(members) => members.iter().map(|(name, value)| (escape(name), value)).collect(),

@@ -59,7 +59,7 @@ async fn exactly_the_headers_that_are_sent_are_documented() {
         assert_eq!(documented.keys().collect::<BTreeSet<_>>(), ever, "{operation} {status}");
         for (name, header) in &documented {
             let always = sent.iter().all(|sent| sent.contains(name));
-            // A gateway renames that one.
+            // REST APIs rename this header.
             let required = always && name != "www-authenticate";
             assert_eq!(header["required"].as_bool().unwrap_or_default(), required, "{operation} {status} {name}");
         }
@@ -109,7 +109,7 @@ fn each_error() -> Vec<Error> {
         Error::Store { cause: StoreError::BadItem("user_id"), revoked: None },
     ];
     for error in &errors {
-        // A new kind does not compile until it is added here, and then above.
+        // A new kind of error does not compile until it is added here. Add it to the list above too.
         match error {
             Error::RouteNotFound
             | Error::MethodNotAllowed
@@ -146,7 +146,7 @@ async fn every_documented_credential_is_accepted() {
     assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
 
-/// Answers of every kind, API Gateway's included: to web pages and others, with `debug` and without.
+/// Answers of every kind, also those of API Gateway itself: to web pages and to other clients, with `debug` and without.
 async fn answers() -> Vec<Given> {
     let mut answers: Vec<_> = gateway::responses().map(|response| ("delete", response.answer)).collect();
     for (debug, page) in [(false, false), (false, true), (true, true)] {
@@ -167,7 +167,7 @@ async fn answers() -> Vec<Given> {
         for (operation, number, code) in [
             ("GetItem", 0, "AccessDeniedException"),
             ("GetItem", 0, "ThrottlingException"),
-            // The other batch of two is carried out.
+            // The first of the two batches is carried out.
             ("BatchExecuteStatement", 1, "AccessDeniedException"),
         ] {
             world.proxy.reset();
@@ -257,7 +257,7 @@ impl Document {
 
     fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
         let Some(reference) = value["$ref"].as_str() else { return value };
-        self.0.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} leads nowhere"))
+        self.0.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} does not exist"))
     }
 
     /// Asserts that a value is valid for a schema of the document.

@@ -1,4 +1,4 @@
-//! What is revoked, what is not, and how it is counted, while `DynamoDB` works.
+//! What is revoked, what is not, and how it is counted, while DynamoDB works.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -176,7 +176,7 @@ async fn an_index_that_shows_a_session_late_is_read_until_it_shows_nothing_new()
     let (world, caller) = World::with_others(60).await;
     let hidden: Vec<_> = sessions_of("alice", 60).iter().skip(40).map(|late| late.token_hash().to_owned()).collect();
     world.proxy.rule(move |call| match (call.operation.as_str(), call.number) {
-        // The first pass does not show twenty of them, the second not ten.
+        // The first read of the index leaves out twenty sessions, and the second read ten of these.
         ("Query", pass @ 0..=1) => {
             let hidden = hidden[pass * 10..].to_vec();
             Action::Edit(Box::new(move |answer| {

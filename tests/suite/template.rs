@@ -96,7 +96,7 @@ async fn the_gateways_own_answers_have_the_envelope_and_headers_of_the_functions
     assert_eq!(headers_of_all[&true], [expected].into());
 }
 
-/// The function's 503 has the exact count, API Gateway's 504 has none.
+/// The function's 503 has the exact count. API Gateway's 504 has none.
 #[test]
 fn the_gateway_waits_a_second_longer_than_the_function_runs() {
     let paths: BTreeMap<_, _> = entries(&resource("RestApi")["DefinitionBody"]["paths"]).collect();

@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 use crate::support::proxy::Call;
 use crate::support::{Action, Answer, Row, Session, World, delete, n, revoked, s, sessions_of, to_revoke};
 
-/// Trials that run at once. They mostly wait, unless they share one slow database.
+/// The number of trials that run at once. Trials mostly wait, unless they share one slow database.
 fn at_once() -> usize {
     if std::env::var_os("DYNAMODB_ADDRESS").is_some() { 2 } else { 8 }
 }
 
-/// Enough to meet each fault on a real socket. The simulation has the time for all that depends on their order.
+/// Enough trials for each fault to occur on a real socket. The simulation tries many more orders of events.
 const TRIALS: u64 = 40;
 
-/// Calls with faults in a trial; those after them have none, so that the last one must succeed.
+/// The number of calls with faults in a trial. Later calls have none, so the last one must succeed.
 const CALLS_WITH_FAULTS: usize = 6;
 
-/// What was seen over all trials.
+/// The sums of all trials.
 #[derive(Debug, Default)]
 struct Summary {
     trials: u64,
@@ -135,7 +135,7 @@ async fn trial(seed: u64) -> Trial {
     trial
 }
 
-/// The caller, others in all states, and another user.
+/// A world with the caller, other sessions of the user in all states, and sessions of another user.
 async fn world(rng: &mut Rng) -> (World, Session, Vec<Session>) {
     let mut world = World::new().await;
     world.config.error_debug = true;
@@ -155,7 +155,7 @@ async fn world(rng: &mut Rng) -> (World, Session, Vec<Session>) {
     (world, caller, others)
 }
 
-/// One press, or two at once; each answers before its deadline.
+/// Makes one call, or two at once. Asserts that each answers before its deadline.
 async fn press(world: &World, caller: &Session, number: usize, presses: usize) -> Vec<Answer> {
     let one = |id: String| async move {
         let begin = Instant::now();

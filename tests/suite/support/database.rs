@@ -63,7 +63,7 @@ impl Database {
         Ok(Self { _running: Some(Arc::new(running)), ..Self::connect(address, "sessions").await })
     }
 
-    /// Makes the table in a database that runs already.
+    /// Creates the table in a database that is running.
     pub async fn connect(address: SocketAddr, table: &str) -> Self {
         let database =
             Self { address, table: table.to_owned(), client: client(&format!("http://{address}")), _running: None };
@@ -106,7 +106,7 @@ impl Database {
             .expect("the table to be created");
     }
 
-    /// Writes sessions as they are.
+    /// Writes sessions, replacing those with the same token.
     pub async fn put(&self, sessions: &[Session]) {
         for sessions in sessions.chunks(25) {
             let requests = sessions.iter().map(|session| {

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | What can I send, and what did the client get? | `events`, `answer` |
 //! | What does the table hold? | `database`, `demo` |
-//! | How do I make `DynamoDB` fail, and see what was asked of it? | `proxy` |
-//! | How do I run the binary: under a Runtime API of the tests', or over HTTP? | `runtime`, `watch` |
+//! | How do I make DynamoDB fail, and see the requests that it got? | `proxy` |
+//! | How do I run the binary: under a Runtime API, or over HTTP? | `runtime`, `watch` |
 //! | What does `template.yaml` say? | `yaml`, `role`, `gateway` |
 
 pub mod answer;
@@ -109,7 +109,7 @@ impl World {
         Answer::from_gateway(&self.invoke(&request.into_event()).await)
     }
 
-    /// Presses the button with a session's token.
+    /// Sends the request that revokes the user's other sessions, with the token of this caller.
     pub async fn press(&self, caller: &Session) -> Answer {
         self.send(delete().token(&caller.token)).await
     }
