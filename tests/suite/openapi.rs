@@ -189,7 +189,7 @@ async fn answers() -> Vec<Given> {
     answers
 }
 
-/// All headers except `Content-Type`, which the document states as the key of the content.
+/// All headers except `Content-Type`, which the document has as the key of the content.
 fn headers_of(answer: &Answer) -> impl Iterator<Item = (&String, &String)> {
     answer.headers.iter().filter(|(name, _)| *name != "content-type")
 }
