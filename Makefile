@@ -12,7 +12,8 @@
 # make audit          check the dependencies' licences, sources, bans and advisories, that each is used, and the spelling
 # make fuzz           feed the function mutated events for a minute (longer: FUZZ_SECONDS=600), with nightly Rust
 # make bench          measure the function next to hello world, boto3, Node and others, and write docs/performance.md
-#                     (shorter: BENCH=quick; other builds of the function: COMPARE="path path")
+#                     (shorter: BENCH=quick; other builds of the function: COMPARE="path path"; only instructions, with
+#                     valgrind: BENCH=instructions)
 # make screenshot     take the picture of the page for the README again
 
 # renovate: pypi cargo-lambda
@@ -205,12 +206,14 @@ $(FUZZ_STAMP):
 	@cargo install --quiet --locked --root $(@D) cargo-fuzz@$(CARGO_FUZZ)
 	@touch $@
 
-# Three packages, so that none is built with the features of another. Where there is no npm, Node is not measured.
+# Three packages, so that none is built with the features of another. Where there is no npm, Node is not measured; where there
+# is no valgrind, instructions are not counted, which takes a build with symbols.
 bench: rust $(BOTO3_STAMP) $(if $(shell command -v npm),$(AWS_SDK_JS_STAMP))
 	@echo 'Building the function, the baselines and the bench: the first time, this takes some minutes.'
 	cargo build --locked --release
 	cargo build --locked --release --manifest-path tests/bench/baselines/Cargo.toml --target-dir target/bench
 	cargo build --locked --release --manifest-path tests/bench/Cargo.toml --target-dir target/bench
+	$(if $(shell command -v valgrind),CARGO_PROFILE_RELEASE_STRIP=false cargo build --locked --release --target-dir target/callgrind)
 	@target/bench/release/bench $(BENCH:%=--%) $(COMPARE)
 
 rust:
