@@ -4,6 +4,7 @@
 //! make bench                        # half an hour; writes docs/performance.md and its charts
 //! make bench BENCH=quick            # ten minutes: fewer rounds, nothing written
 //! make bench BENCH=instructions     # only instructions, by callgrind, with the functions that take most
+//! make bench BENCH=bad-end          # only 500 writes whose answers are lost before the deadline
 //! make bench COMPARE="path path …"  # starts and calls of several builds, nothing written
 //! make bench BENCH=report           # writes the documentation again from the results of the last full run
 //! ```
@@ -75,6 +76,10 @@ async fn run() -> Result<(), String> {
     if given("--instructions") {
         let builds = if builds.is_empty() { vec![PathBuf::from(instructions::BINARY)] } else { builds };
         return compare_instructions(&builds, &dynamodb, &trust).await;
+    }
+    if given("--bad-end") {
+        let build = builds.first().map_or(Path::new(BINARY), PathBuf::as_path);
+        return bad_end::measure(&subjects::build(build, &dynamodb, &trust), &dynamodb, 3).await.map(drop);
     }
     if !builds.is_empty() {
         return compare_builds(&builds, &dynamodb, &trust, if given("--quick") { 8 } else { 30 }).await;
