@@ -36,6 +36,7 @@ pub fn after_call(world: &mut World, number: usize) {
     only_revocations(&world.service, call, &mut wrong);
     let uncounted = count_is_exact(&world.service, call, &mut wrong);
     everything_shown_is_done(&world.service, call, &mut wrong);
+    index_was_read_to_its_end(call, &mut wrong);
     requests_are_bounded(call, &mut wrong);
     world.report.calls += 1;
     world.report.uncounted += uncounted;
@@ -206,6 +207,24 @@ fn everything_shown_is_done(service: &Service, call: &Call, wrong: &mut Vec<Stri
     }
 }
 
+/// A 200 takes a last read of the index that has shown nothing new, and that began when every session that reads before it have
+/// shown had been sent.
+fn index_was_read_to_its_end(call: &Call, wrong: &mut Vec<String>) {
+    if claim(call).0 != 200 {
+        return;
+    }
+    let Some(last) = call.looks.last() else {
+        wrong.push("a 200, and the index was not read to its last page".to_owned());
+        return;
+    };
+    if last.shows_new {
+        wrong.push("a 200, and the last read of the index has shown a new session".to_owned());
+    }
+    if call.written.values().any(|sent| *sent > last.begin) {
+        wrong.push("a 200, and the last read of the index began while sessions waited to be sent".to_owned());
+    }
+}
+
 fn name<'a>(service: &'a Service, hash: &'a str) -> &'a str {
     service.history.first(hash).and_then(|item| text(item, "session_id")).unwrap_or(hash)
 }
@@ -217,7 +236,7 @@ pub fn most_requests(call: &Call) -> u64 {
     // The caller, and two looks at the index with all their pages.
     let reads = 3 + 2 * u64::from(call.pages);
     // Full batches, one that is not for each look, and again what a fault has left undone.
-    let writes = sessions.div_ceil(25) + u64::from(call.looks) + 1 + 3 * disturbed;
+    let writes = sessions.div_ceil(25) + call.looks.len() as u64 + 1 + 3 * disturbed;
     // Every session of a batch that had a fault may be read until it is known what became of it.
     let sessions = sessions * (1 + disturbed.min(12)) * 12;
     reads + writes + sessions

@@ -51,6 +51,15 @@ pub enum News {
     Read(String),
 }
 
+/// A read of the index from its first page to its last.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// When its first page was asked for.
+    pub begin: Moment,
+    /// Whether it has shown a session, other than the caller's, that no look before has shown.
+    pub shows_new: bool,
+}
+
 /// One invocation of the function.
 #[derive(Debug)]
 pub struct Call {
@@ -71,8 +80,10 @@ pub struct Call {
     pub disturbed: u32,
     /// Errors that no retry can help against.
     pub permanent: u32,
-    /// Looks at the index whose last page has arrived.
-    pub looks: u32,
+    /// Reads of the index of which all pages have arrived.
+    pub looks: Vec<Look>,
+    /// The one under way.
+    pub look: Look,
     pub pages: u32,
     /// Sessions that the index has shown, and since when the function knew.
     pub shown: BTreeMap<String, Moment>,
@@ -80,8 +91,8 @@ pub struct Call {
     pub changed: BTreeSet<String>,
     /// When DynamoDB carried out the consistent reads of a session that have arrived.
     pub reads: BTreeMap<String, Vec<Moment>>,
-    /// Sessions named in a batch.
-    pub written: BTreeSet<String>,
+    /// Sessions named in a batch, and when the first of these batches was sent.
+    pub written: BTreeMap<String, Moment>,
     /// When reads of sessions failed.
     pub failed_reads: Vec<Moment>,
 }
@@ -110,12 +121,13 @@ impl Call {
             requests: BTreeMap::new(),
             disturbed: 0,
             permanent: 0,
-            looks: 0,
+            looks: Vec::new(),
+            look: Look::default(),
             pages: 0,
             shown: BTreeMap::new(),
             changed: BTreeSet::new(),
             reads: BTreeMap::new(),
-            written: BTreeSet::new(),
+            written: BTreeMap::new(),
             failed_reads: Vec::new(),
         }
     }

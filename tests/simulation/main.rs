@@ -128,7 +128,7 @@ fn on_all_cores(
 
 /// What was wrong, and what happened in the smallest trial that is still wrong.
 fn story(plan: &Plan, wrong: &[String]) -> String {
-    let smallest = shrink::shrink(plan);
+    let smallest = if variable("SHRINK") == Some(0) { plan.clone() } else { shrink::shrink(plan) };
     let outcome = world::run(&smallest, true);
     format!(
         "trial {} fails (repeat it with TRIALS=1 TRIALS_SEED={}):\n  {}\n\nthe smallest trial that still fails:\n  {}\n{smallest}\n\n{}",

@@ -19,7 +19,7 @@ use crate::dynamodb::{Service, TABLE};
 use crate::events::{Gateway, delete};
 use crate::faults::{self, Request};
 use crate::function::Sandbox;
-use crate::history::{Actor, Call, Item, Moment, News, n, s, text};
+use crate::history::{Actor, Call, Item, Look, Moment, News, n, s, text};
 use crate::network::{Connection, Connections, Response, Sent, latency};
 use crate::plan::{Act, Deed, Fault, Kind, Plan, Press, Step, Target, When};
 use crate::report::Report;
@@ -62,6 +62,7 @@ struct Exchange {
     step: Step,
     nth: u32,
     fault: Option<Fault>,
+    sent: Moment,
     /// When it was carried out.
     moment: Moment,
 }
@@ -399,7 +400,8 @@ impl World {
     pub fn send(&mut self, call: Option<usize>, pool: usize, operation: String, body: Value) -> Sent {
         let number = self.next_request;
         self.next_request += 1;
-        let step = self.step(call, &operation, &body);
+        let sent = self.service.moment();
+        let step = self.step(call, &operation, &body, sent);
         let nth = call.and_then(|call| self.calls.get_mut(&call)).map_or(0, |call| {
             let nth = call.requests.entry(step).or_default();
             *nth += 1;
@@ -445,24 +447,25 @@ impl World {
             format!("{who}: #{number} {step:?} {} on {connection:?}{fault}", summary(&operation, &body))
         });
         let refused = fault == Some(Fault::Refused);
-        self.requests.insert(number, Exchange { call, operation, body, step, nth, fault, moment: 0 });
+        self.requests.insert(number, Exchange { call, operation, body, step, nth, fault, sent, moment: 0 });
         Sent { number, pool, connection, connect, out, back, refused }
     }
 
     /// What a request is for.
-    fn step(&mut self, call: Option<usize>, operation: &str, body: &Value) -> Step {
+    fn step(&mut self, call: Option<usize>, operation: &str, body: &Value, moment: Moment) -> Step {
         let Some(call) = call.and_then(|call| self.calls.get_mut(&call)) else { return Step::Connect };
         match operation {
             "GetItem" if body["Key"]["token_hash"]["S"] == call.caller.as_str() => Step::Caller,
             "Query" if !body["ExclusiveStartKey"].is_null() => Step::FurtherPage,
-            "Query" if call.looks == 0 => Step::FirstPage,
+            "Query" if call.looks.is_empty() => Step::FirstPage,
             "Query" => Step::LaterLook,
             "BatchExecuteStatement" => {
                 let statements = body["Statements"].as_array();
                 let named = statements.into_iter().flatten().filter_map(|statement| self.service.named(statement));
                 let mut again = false;
                 for hash in named {
-                    again |= !call.written.insert(hash);
+                    again |= call.written.contains_key(&hash);
+                    call.written.entry(hash).or_insert(moment);
                 }
                 if again { Step::WriteAgain } else { Step::Write }
             }
@@ -517,14 +520,22 @@ impl World {
         };
         if exchange.step.is_page() {
             call.pages += 1;
-            call.looks += u32::from(body["LastEvaluatedKey"].is_null());
+            if exchange.step != Step::FurtherPage {
+                call.look = Look { begin: exchange.sent, shows_new: false };
+            }
         }
         for news in news(&self.service, &exchange, body) {
             match news {
-                News::Shown(hash) => drop(call.shown.entry(hash).or_insert(moment)),
+                News::Shown(hash) => {
+                    call.look.shows_new |= hash != call.caller && !call.shown.contains_key(&hash);
+                    call.shown.entry(hash).or_insert(moment);
+                }
                 News::Changed(hash) => drop(call.changed.insert(hash)),
                 News::Read(hash) => call.reads.entry(hash).or_default().push(exchange.moment),
             }
+        }
+        if exchange.step.is_page() && body["LastEvaluatedKey"].is_null() {
+            call.looks.push(call.look);
         }
     }
 
