@@ -22,7 +22,7 @@
 #   simulation     TRIALS=1 TRIALS_SEED=42 (one trial again)
 #   mutants        MUTANTS="--file src/origin.rs"  MUTANTS="--in-diff changes.diff"
 #   fuzz           FUZZ_SECONDS=600
-#   bench          BENCH=quick  COMPARE="path path" (other builds of the function)
+#   bench          BENCH=quick  BENCH=instructions  COMPARE="path path" (other builds of the function)
 
 # renovate: pypi cargo-lambda
 CARGO_LAMBDA := 1.9.2
@@ -159,12 +159,14 @@ fuzz: rust tests/fuzz/Cargo.lock
 tests/fuzz/Cargo.lock: Cargo.lock
 	@cp $< $@
 
-# Three packages, so that none is built with the features of another. Without npm, Node.js is not measured.
+# Three packages, so that none is built with the features of another. Without npm, Node is not measured. Without valgrind,
+# instructions are not counted; that takes a build with symbols.
 bench: rust $(BOTO3_STAMP) $(if $(shell command -v npm),$(AWS_SDK_JS_STAMP))
 	@echo 'Building the function, the baselines and the bench: the first time, this takes some minutes.'
 	cargo build --locked --release
 	cargo build --locked --release --manifest-path tests/bench/baselines/Cargo.toml --target-dir target/bench
 	cargo build --locked --release --manifest-path tests/bench/Cargo.toml --target-dir target/bench
+	$(if $(shell command -v valgrind),CARGO_PROFILE_RELEASE_STRIP=false cargo build --locked --release --target-dir target/callgrind)
 	@target/bench/release/bench $(BENCH:%=--%) $(COMPARE)
 
 # Installing: one rule for Python packages, one for Rust's, and three with files or package names of their own.

@@ -13,11 +13,13 @@ use lambda_http::tracing::subscriber::{
     util::SubscriberInitExt,
 };
 use lambda_http::tracing::{Event, Metadata, Subscriber, warn};
-use serde_json::{Value, json};
-use tracing_serde::fields::AsMap;
+use serde::Serializer as _;
+use serde::ser::SerializeMap;
+use serde_json::Serializer;
+use tracing_serde::SerdeMapVisitor;
 
 use crate::config::Logging;
-use crate::record;
+use crate::record::{self, Metrics};
 
 /// Starts logging to standard output, as the Lambda runtime's own subscriber would, with three differences: JSON lines have a
 /// timestamp, the line of a request declares its metrics, and no other crate writes below `INFO`.
@@ -66,13 +68,25 @@ struct RequestLines;
 
 impl<S: Subscriber> Layer<S> for RequestLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let Value::Object(mut line) = json!(event.field_map()) else { return };
-        line.insert("timestamp".to_owned(), timestamp().into());
-        line.insert("level".to_owned(), event.metadata().level().as_str().into());
-        line.insert("_aws".to_owned(), record::metrics(SystemTime::now()));
+        let Ok(mut line) = request_line(event) else { return };
+        line.push(b'\n');
         // Standard output is closed only if Lambda is gone.
-        let _ = writeln!(io::stdout().lock(), "{}", Value::Object(line));
+        let _ = io::stdout().lock().write_all(&line);
     }
+}
+
+/// Written without a tree of JSON values, which took 3 % of the instructions of a call.
+fn request_line(event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut serializer = Serializer::new(&mut line);
+    let mut fields = SerdeMapVisitor::new(serializer.serialize_map(None)?);
+    event.record(&mut fields);
+    let mut fields = fields.take_serializer()?;
+    fields.serialize_entry("timestamp", &timestamp())?;
+    fields.serialize_entry("level", event.metadata().level().as_str())?;
+    fields.serialize_entry("_aws", &Metrics::at(SystemTime::now()))?;
+    SerializeMap::end(fields)?;
+    Ok(line)
 }
 
 /// Now, in RFC 3339, as in all other lines.

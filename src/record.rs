@@ -9,13 +9,13 @@ use lambda_http::http::StatusCode;
 use lambda_http::request::RequestContext;
 use lambda_http::tracing::{error, info};
 use lambda_http::{Context, Request, RequestExt};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::response::{Answer, Error};
 use crate::schedule::{Outcome, Statistics};
 use crate::session::{Session, since_epoch};
 
-/// The target of the line. The log adds [`metrics`] to lines with this target, and to no others.
+/// The target of the line. The log adds [`Metrics`] to lines with this target, and to no others.
 pub const TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::request");
 
 /// What is recorded of a request.
@@ -75,7 +75,7 @@ impl Record {
         (self.revoked, self.statistics) = (outcome.count, outcome.statistics);
     }
 
-    /// Writes the line. Names that begin with a capital are metrics and their dimensions: see [`metrics`].
+    /// Writes the line. Names that begin with a capital are metrics and their dimensions: see [`Metrics`].
     pub fn write(&self, outcome: &Result<Answer, Error>, status: StatusCode) {
         let duration = self.begin.elapsed();
         let (name, error) = match outcome {
@@ -125,30 +125,55 @@ fn millis(duration: Duration) -> f64 {
 }
 
 /// Declares which fields of the line are metrics, in CloudWatch's embedded metric format: no request to CloudWatch is needed.
-/// Each further dimension multiplies the number of metrics that are paid for.
 ///
 /// Source: "Embedded metric format specification" in the Amazon CloudWatch User Guide. The kept library for the format
 /// (`metrique`) would add ninety crates for this one object.
-#[must_use]
-pub fn metrics(now: SystemTime) -> Value {
-    let namespace = env!("CARGO_PKG_NAME");
-    json!({
-        "Timestamp": u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX),
-        "CloudWatchMetrics": [
-            {
-                "Namespace": namespace,
-                "Dimensions": [["FunctionName"], ["FunctionName", "Outcome"]],
-                "Metrics": [{"Name": "Requests", "Unit": "Count"}],
-            },
-            {
-                "Namespace": namespace,
-                "Dimensions": [["FunctionName"]],
-                "Metrics": [
-                    {"Name": "SessionsRevoked", "Unit": "Count"},
-                    {"Name": "Duration", "Unit": "Milliseconds"},
-                    {"Name": "DynamoDBRetries", "Unit": "Count"},
-                ],
-            },
-        ],
-    })
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Metrics {
+    /// Epoch milliseconds.
+    timestamp: u64,
+    cloud_watch_metrics: [Declaration; 2],
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Declaration {
+    namespace: &'static str,
+    /// Each further dimension multiplies the number of metrics that are paid for.
+    dimensions: &'static [&'static [&'static str]],
+    metrics: &'static [Metric],
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metric {
+    name: &'static str,
+    unit: &'static str,
+}
+
+impl Metrics {
+    const DECLARED: [Declaration; 2] = [
+        Declaration {
+            namespace: env!("CARGO_PKG_NAME"),
+            dimensions: &[&["FunctionName"], &["FunctionName", "Outcome"]],
+            metrics: &[Metric { name: "Requests", unit: "Count" }],
+        },
+        Declaration {
+            namespace: env!("CARGO_PKG_NAME"),
+            dimensions: &[&["FunctionName"]],
+            metrics: &[
+                Metric { name: "SessionsRevoked", unit: "Count" },
+                Metric { name: "Duration", unit: "Milliseconds" },
+                Metric { name: "DynamoDBRetries", unit: "Count" },
+            ],
+        },
+    ];
+
+    /// The metrics of a line that is written at this time.
+    #[must_use]
+    pub fn at(now: SystemTime) -> Self {
+        let timestamp = u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX);
+        Self { timestamp, cloud_watch_metrics: Self::DECLARED }
+    }
 }

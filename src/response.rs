@@ -1,6 +1,6 @@
 //! The answer to the client: the count, or one of a closed set of errors. The only module that knows status codes.
 //!
-//! An error has two readers. The client gets a status, an id and constant sentences, all of them in [`Error::entry`]. The log
+//! An error has two readers. The client gets a status, an id and constant sentences, all of them in `Error::entry`. The log
 //! gets the cause, by `Display` of [`Error`].
 
 use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};

@@ -27,6 +27,7 @@ pub const IN_FLIGHT: usize = 20;
 
 /// How long a write that ended in an error or a closed connection may take to become visible.
 const STRAGGLING: Duration = Duration::from_millis(1_500);
+
 /// The state of one call.
 #[derive(Debug)]
 pub struct Schedule {
@@ -304,17 +305,18 @@ impl Schedule {
     fn next_last_read(&mut self, mut batch: Batch, now: Instant) -> Option<Step> {
         let in_doubt =
             self.open_sessions(&batch, |standing, doubt| standing == Standing::ToRead || doubt > Effect::None);
-        let until = batch.reads_until.unwrap_or_else(|| {
+        let until = *batch.reads_until.get_or_insert_with(|| {
             batch.failures = 0;
             let may_still_be_applied = |session| self.ledger.of(session).1 == Effect::StillPossible;
-            let is_readable = batch.error.as_ref().is_none_or(StoreError::is_retryable);
             let answer_by = self.budget.answer_by;
-            let to_the_end = is_readable && in_doubt.iter().any(may_still_be_applied);
-            if to_the_end { answer_by } else { answer_by.min(now + STRAGGLING) }
+            if in_doubt.iter().any(may_still_be_applied) { answer_by } else { answer_by.min(now + STRAGGLING) }
         });
-        batch.reads_until = Some(until);
+        if in_doubt.is_empty() || batch.since >= until {
+            return self.end(batch);
+        }
+        // The last read is made when the time ends.
         batch.not_before = batch.not_before.min(until);
-        if in_doubt.is_empty() || until < now { self.end(batch) } else { self.next_read(batch, in_doubt, now) }
+        self.next_read(batch, in_doubt, now)
     }
 
     fn next_write(&mut self, mut batch: Batch, sessions: Vec<TokenHash>, at: Instant, now: Instant) -> Step {
@@ -398,8 +400,11 @@ impl Schedule {
             }
             Err(error) => {
                 failed = true;
-                // After a permanent error of a read, nothing more is written.
-                batch.failures = if error.is_retryable() { batch.failures } else { ATTEMPTS };
+                if !error.is_retryable() {
+                    // Nothing more is written, and reading is not tried for long.
+                    let until = now + STRAGGLING;
+                    batch.reads_until = Some(batch.reads_until.map_or(until, |earlier| earlier.min(until)));
+                }
                 note(&mut batch.error, error);
             }
         }

@@ -9,7 +9,7 @@ use plotters::prelude::{Color, IntoFont, IntoLogRange, LineSeries, RGBColor, SVG
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{IntoTextStyle, TextStyle};
 
-use crate::measure::{LATENCIES, SIZES, median};
+use crate::measure::{LATENCIES, SIZES, median, under};
 use crate::report::Results;
 use crate::subjects::{HELLO, OURS};
 
@@ -57,7 +57,7 @@ fn cold(area: &Area, results: &Results) -> Outcome<'static> {
         .subjects
         .iter()
         .filter(|subject| subject.name != HELLO)
-        .filter_map(|subject| results.cold(&subject.name, 5, 100))
+        .filter_map(|subject| results.cold(&subject.name, under(100, 5, 1)))
         .map(|cell| (&cell.subject, median(&cell.init), median(&cell.first)))
         .collect();
     let longest = bars.iter().map(|(_, init, first)| init + first).fold(0.0, f64::max);
@@ -187,6 +187,7 @@ fn colour(name: &str) -> RGBColor {
         _ if name.starts_with("Rust, U") => RGBColor(191, 135, 0),
         _ if name.starts_with("Rust, T") => RGBColor(163, 113, 247),
         _ if name.starts_with("Node") => RGBColor(45, 164, 78),
+        _ if name.starts_with("Python, T") => RGBColor(219, 97, 162),
         _ => RGBColor(229, 83, 75),
     }
 }

@@ -1,5 +1,5 @@
 //! DynamoDB as the function sees it: an embedded one behind TLS, that answers no sooner than after the latency asked for
-//! and counts what it is asked.
+//! and counts what it is asked. It can also lose the answers to writes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -7,9 +7,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dynoxide::{AttributeValue, Database, DynoxideError, ImportOptions, Item};
 use http_body_util::{BodyExt, Full};
@@ -59,10 +59,15 @@ impl Trust {
     }
 }
 
+/// How long an empty page takes, while the answers to writes are being lost.
+const EMPTY_PAGE: Duration = Duration::from_millis(100);
+
 #[derive(Default)]
 struct State {
     latency_micros: AtomicU64,
     work: Mutex<Work>,
+    /// While answers to writes are lost: until when pages of the index are empty.
+    loses_answers: Mutex<Option<Instant>>,
 }
 
 /// What the database was asked to do.
@@ -71,6 +76,8 @@ pub struct Work {
     pub requests: Requests,
     /// CPU that it took for it.
     pub cpu: Duration,
+    /// New connections.
+    pub connections: u64,
 }
 
 impl DynamoDb {
@@ -95,6 +102,17 @@ impl DynamoDb {
     /// From now on each request takes this much longer, and a new connection twice this: a round trip for TCP, one for TLS.
     pub fn delay(&self, latency: Duration) {
         self.state.latency_micros.store(latency.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// From now on writes are applied and never answered. Until `empty_until` every page of the index is empty and is not
+    /// the last one, which DynamoDB may do whenever it filters, so that the writes begin then.
+    pub fn lose_answers(&self, empty_until: Instant) {
+        *self.loses_answers() = Some(empty_until);
+    }
+
+    /// From now on everything is answered.
+    pub fn answer_again(&self) {
+        *self.loses_answers() = None;
     }
 
     /// What was asked since the last time.
@@ -139,6 +157,10 @@ impl DynamoDb {
         }
     }
 
+    fn loses_answers(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.state.loses_answers.lock().expect("a lock")
+    }
+
     fn latency(&self) -> Duration {
         Duration::from_micros(self.state.latency_micros.load(Ordering::Relaxed))
     }
@@ -150,6 +172,7 @@ impl DynamoDb {
             sleep(handshake).await;
         }
         let Ok(stream) = tls.accept(stream).await else { return };
+        self.state.work.lock().expect("a lock").connections += 1;
         let service = service_fn(|request| self.respond(request));
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     }
@@ -158,12 +181,19 @@ impl DynamoDb {
         let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
         let operation = target.unwrap_or_default().trim_start_matches("DynamoDB_20120810.").to_owned();
         let Ok(body) = request.into_body().collect().await else { return Ok(Response::default()) };
+        let body = body.to_bytes();
+        let empty_until = *self.loses_answers();
+        if operation == "Query" && empty_until.is_some_and(|until| Instant::now() < until) {
+            sleep(EMPTY_PAGE).await;
+            return Ok(respond_with(200, empty_page(&body)));
+        }
+        let is_lost = empty_until.is_some() && operation == "BatchExecuteStatement";
         let (database, latency, state) = (self.database.clone(), self.latency(), Arc::clone(&self.state));
         // On threads of their own, since the runtime's timers know whole milliseconds only.
         let work = spawn_blocking(move || {
             thread::sleep(latency);
             let begin = cpu();
-            let answer = dispatch(&database, &operation, &body.to_bytes());
+            let answer = dispatch(&database, &operation, &body);
             let mut work = state.work.lock().expect("a lock");
             work.cpu += cpu().saturating_sub(begin);
             *work.requests.entry(operation).or_default() += 1;
@@ -173,9 +203,23 @@ impl DynamoDb {
             Ok(body) => (200, body),
             Err(error) => (error.status_code(), error.to_json()),
         };
-        let response = Response::builder().status(status).header("Content-Type", "application/x-amz-json-1.0");
-        Ok(response.body(Full::new(Bytes::from(body))).expect("a response"))
+        if is_lost {
+            std::future::pending::<()>().await;
+        }
+        Ok(respond_with(status, body))
     }
+}
+
+fn respond_with(status: u16, body: String) -> Response<Full<Bytes>> {
+    let response = Response::builder().status(status).header("Content-Type", "application/x-amz-json-1.0");
+    response.body(Full::new(Bytes::from(body))).expect("a response")
+}
+
+/// The answer to a `Query` whose page holds nothing and is not the last one: the next begins before the first entry.
+fn empty_page(query: &[u8]) -> String {
+    let query: Value = serde_json::from_slice(query).unwrap_or_default();
+    let next = json!({"user_id": query["ExpressionAttributeValues"][":user"], "token_hash": {"S": "0"}});
+    json!({"Items": [], "Count": 0, "ScannedCount": 0, "LastEvaluatedKey": next}).to_string()
 }
 
 /// The token of a user's session; the caller's is number 0.
@@ -205,6 +249,7 @@ fn dispatch(database: &Database, operation: &str, body: &[u8]) -> Result<String,
         "GetItem" => run(body, |request| database.get_item(request)),
         "Query" => run(body, |request| database.query(request)),
         "UpdateItem" => run(body, |request| database.update_item(request)),
+        "BatchGetItem" => run(body, |request| database.batch_get_item(request)),
         "BatchExecuteStatement" => run(body, |request| database.batch_execute_statement(request)),
         "TransactWriteItems" => run(body, |request| database.transact_write_items(request)),
         "DescribeTable" => run(body, |request| database.describe_table(request)),

@@ -16,6 +16,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
 use nix::time::ClockId;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ use crate::subjects::Subject;
 
 /// What functions print on standard error.
 pub const LOG: &str = "target/bench/stderr.log";
-/// How long a function of the template may take.
+/// The longest that a function behind a REST API may take by default.
 pub const TIMEOUT: Duration = Duration::from_secs(29);
 /// Nothing measured takes longer; what does hangs.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -42,15 +43,25 @@ pub struct Function {
     process: Child,
     server: JoinHandle<()>,
     next: mpsc::Receiver<Instant>,
-    events: mpsc::Sender<Value>,
+    events: mpsc::Sender<Invocation>,
     answers: mpsc::Receiver<Answer>,
 }
 
-/// What one call took.
+/// What one call took, and its answer.
 pub struct Call {
     pub time: Duration,
     /// Of the process, from when it was given the event until it asked for the next.
     pub cpu: Duration,
+    /// The HTTP status.
+    pub status: Option<u64>,
+    /// The JSON of the HTTP body.
+    pub body: Value,
+}
+
+/// An event, and how long the function may take to answer it.
+struct Invocation {
+    event: Value,
+    time_limit: Duration,
 }
 
 struct Answer {
@@ -61,7 +72,7 @@ struct Answer {
 
 struct Api {
     next: mpsc::Sender<Instant>,
-    events: Mutex<mpsc::Receiver<Value>>,
+    events: Mutex<mpsc::Receiver<Invocation>>,
     given: Mutex<Instant>,
     answers: mpsc::Sender<Answer>,
 }
@@ -100,21 +111,47 @@ impl Function {
 
     /// Has the caller with so many other sessions call it, and checks its answer.
     pub async fn call(&mut self, others: usize, expected: usize) -> Result<Call, String> {
+        let call = self.invoke(others, TIMEOUT).await?;
+        if call.status != Some(200) || call.body["count"].as_u64() != Some(expected as u64) {
+            let (status, body) = (call.status, call.body);
+            return Err(format!("asked to revoke {expected} sessions it answered {status:?} {body}"));
+        }
+        Ok(call)
+    }
+
+    /// Has the caller with so many other sessions call it. Its deadline is after `time_limit`.
+    pub async fn invoke(&mut self, others: usize, time_limit: Duration) -> Result<Call, String> {
         let clock = self.cpu_clock()?;
         let cpu = now(clock);
-        self.events.send(event(&token(others, 0))).await.map_err(|_| "the runtime API has ended")?;
+        let invocation = Invocation { event: event(&token(others, 0)), time_limit };
+        self.events.send(invocation).await.map_err(|_| "the runtime API has ended")?;
         let answer = tokio::select! {
             answer = timeout(PATIENCE, self.answers.recv()) => answer.ok().flatten().ok_or("no answer")?,
             status = self.process.wait() => return Err(format!("it has ended by itself: {status:?}")),
         };
         self.next_asked().await?;
         let cpu = now(clock).saturating_sub(cpu);
+        let body = serde_json::from_str(answer.body["body"].as_str().unwrap_or_default()).unwrap_or_default();
         let status = answer.body["statusCode"].as_u64();
-        let body: Value = serde_json::from_str(answer.body["body"].as_str().unwrap_or_default()).unwrap_or_default();
-        if status != Some(200) || body["count"].as_u64() != Some(expected as u64) {
-            return Err(format!("asked to revoke {expected} sessions it answered {}", answer.body));
-        }
-        Ok(Call { time: answer.received - answer.given, cpu })
+        Ok(Call { time: answer.received - answer.given, cpu, status, body })
+    }
+
+    /// Stops the process between two calls, as Lambda does.
+    pub fn freeze(&self) -> Result<(), String> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<(), String> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Ends the process so that a profiler around it writes down what it has counted.
+    pub async fn terminate(mut self) -> Result<(), String> {
+        self.signal(Signal::SIGTERM)?;
+        let ended = timeout(PATIENCE, self.process.wait()).await;
+        self.server.abort();
+        ended.map(drop).map_err(|_| "it does not end".to_owned())
     }
 
     /// CPU used since the start.
@@ -139,6 +176,10 @@ impl Function {
             next = timeout(PATIENCE, self.next.recv()) => next.ok().flatten().ok_or("it asks for no event".to_owned()),
             status = self.process.wait() => Err(format!("it has ended by itself: {status:?}")),
         }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), String> {
+        kill(Pid::from_raw(self.pid()?.cast_signed()), signal).map_err(|error| error.to_string())
     }
 
     fn pid(&self) -> Result<u32, String> {
@@ -174,15 +215,16 @@ async fn serve(listener: TcpListener, api: Arc<Api>) {
 async fn respond(api: &Api, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path().ends_with("/next") {
         let _ = api.next.send(Instant::now()).await;
-        let Some(event) = api.events.lock().await.recv().await else { std::future::pending().await };
-        let deadline = (SystemTime::now() + TIMEOUT).duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        let Some(invocation) = api.events.lock().await.recv().await else { std::future::pending().await };
+        let deadline =
+            (SystemTime::now() + invocation.time_limit).duration_since(UNIX_EPOCH).expect("a clock after 1970");
         let response = Response::builder()
             .header("content-type", "application/json")
             .header("lambda-runtime-aws-request-id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd")
             .header("lambda-runtime-deadline-ms", deadline.as_millis().to_string())
             .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:f")
             .header("lambda-runtime-trace-id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0")
-            .body(Full::new(Bytes::from(event.to_string())))
+            .body(Full::new(Bytes::from(invocation.event.to_string())))
             .expect("a response");
         *api.given.lock().await = Instant::now();
         return Ok(response);

@@ -1,20 +1,27 @@
 //! `make bench`: how fast the function is, next to what people would otherwise use.
 //!
 //! ```sh
-//! make bench                        # ten minutes; writes docs/performance.md and its charts
-//! make bench BENCH=quick            # two minutes: fewer rounds, nothing written
-//! make bench COMPARE="path path …"  # cold start, first and warm calls of several builds, nothing written
+//! make bench                        # half an hour; writes docs/performance.md and its charts
+//! make bench BENCH=quick            # ten minutes: fewer rounds, nothing written
+//! make bench BENCH=instructions     # only instructions, by callgrind, with the functions that take most
+//! make bench BENCH=bad-end          # only 500 writes whose answers are lost before the deadline
+//! make bench COMPARE="path path …"  # starts and calls of several builds, nothing written
 //! make bench BENCH=report           # writes the documentation again from the results of the last full run
 //! ```
 //!
 //! To try a change: `cp target/release/disable-my-other-sessions /tmp/before`, make the change, `cargo build --release`,
-//! then `make bench COMPARE="/tmp/before target/release/disable-my-other-sessions"`. Ratios are to the first.
+//! then `make bench COMPARE="/tmp/before target/release/disable-my-other-sessions"`. Ratios are to the first. To compare
+//! instructions, do the same with builds that have symbols, such as `target/callgrind/release/disable-my-other-sessions`, and
+//! `BENCH=instructions`.
 //!
 //! Read on in `lambda.rs` (the function's process and the Runtime API), `dynamodb.rs` (the database, TLS, latency),
-//! `subjects.rs` (what is run), `measure.rs` (in which order), `report.rs` and `charts.rs` (what becomes of it).
+//! `subjects.rs` (what is run), `measure.rs` (in which order), `bad_end.rs` (answers that are lost before the deadline),
+//! `instructions.rs` (callgrind), `report.rs` and `charts.rs` (what becomes of it).
 
+mod bad_end;
 mod charts;
 mod dynamodb;
+mod instructions;
 mod lambda;
 mod measure;
 mod report;
@@ -31,7 +38,7 @@ use dynamodb::{DynamoDb, Trust};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use lambda::LOG;
-use measure::{CONDITIONS, Cold, LATENCIES, SIZES, Warm, median};
+use measure::{COLD, COLD_OF_BUILDS, Cold, Condition, LATENCIES, PAUSES_OF_BUILDS, Paused, SIZES, Warm, median};
 use report::{Named, Results};
 
 /// The function as it is deployed.
@@ -66,10 +73,19 @@ async fn run() -> Result<(), String> {
     let _ = fs::remove_file(LOG);
     let trust = Trust::new(Path::new("target/bench")).map_err(|error| format!("target/bench: {error}"))?;
     let dynamodb = DynamoDb::start(&trust).await;
+    if given("--instructions") {
+        let builds = if builds.is_empty() { vec![PathBuf::from(instructions::BINARY)] } else { builds };
+        return compare_instructions(&builds, &dynamodb, &trust).await;
+    }
+    if given("--bad-end") {
+        let build = builds.first().map_or(Path::new(BINARY), PathBuf::as_path);
+        return bad_end::measure(&subjects::build(build, &dynamodb, &trust), &dynamodb, 3).await.map(drop);
+    }
     if !builds.is_empty() {
         return compare_builds(&builds, &dynamodb, &trust, if given("--quick") { 8 } else { 30 }).await;
     }
     let results = measure_all(&dynamodb, &trust, if given("--quick") { 3 } else { 15 }).await?;
+    println!("\n{}", report::summary(&results));
     if given("--quick") {
         // What it would say is still checked.
         report::document(&results)?;
@@ -89,10 +105,19 @@ async fn measure_all(dynamodb: &DynamoDb, trust: &Trust, rounds: usize) -> Resul
     let mut zip = DeflateEncoder::new(Vec::new(), Compression::default());
     let zip = zip.write_all(&binary).and_then(|()| zip.finish()).map_err(|error| error.to_string())?;
     let subjects = subjects::all(Path::new(BINARY), dynamodb, trust);
-    println!("Cold start, {rounds} of each:");
-    let cold = measure::cold(&subjects, dynamodb, &CONDITIONS, rounds).await?;
-    println!("Warm, up to {rounds} calls of each:");
+    println!("New processes, {rounds} of each:");
+    let cold = measure::cold(&subjects, dynamodb, &COLD, rounds).await?;
+    println!("After pauses, up to {rounds} calls of each:");
+    let mut paused = Vec::new();
+    for conditions in measure::pauses() {
+        paused.extend(measure::paused(&subjects, dynamodb, &conditions, rounds).await?);
+    }
+    println!("Back to back, up to {rounds} calls of each:");
     let warm = measure::warm(&subjects, dynamodb, &SIZES, &LATENCIES, rounds).await?;
+    println!("A bad end ({}):", bad_end::rules());
+    let bad_ends = bad_end::measure(&subjects[0], dynamodb, 3).await?;
+    println!("Instructions:");
+    let instructions = instructions::count(Path::new(instructions::BINARY), dynamodb, trust, false).await?;
     Ok(Results {
         machine: machine(),
         versions: versions(),
@@ -105,7 +130,10 @@ async fn measure_all(dynamodb: &DynamoDb, trust: &Trust, rounds: usize) -> Resul
             .map(|subject| Named { name: subject.name, what: subject.what.to_owned() })
             .collect(),
         cold,
+        paused,
         warm,
+        bad_ends,
+        instructions,
     })
 }
 
@@ -132,8 +160,7 @@ fn versions() -> BTreeMap<String, String> {
         ("AWS SDK for JavaScript", &["node", "-e", print_sdk]),
     ];
     let version = |command: &[&str]| {
-        let output =
-            Command::new(command[0]).args(&command[1..]).env("PYTHONPATH", ".tools/boto3").output().ok()?;
+        let output = Command::new(command[0]).args(&command[1..]).env("PYTHONPATH", ".tools/boto3").output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let number = text
             .split_whitespace()
@@ -143,12 +170,36 @@ fn versions() -> BTreeMap<String, String> {
     commands.iter().filter_map(|(name, command)| Some(((*name).to_owned(), version(command)?))).collect()
 }
 
+/// Of several builds; ratios are to the first.
+async fn compare_instructions(builds: &[PathBuf], dynamodb: &DynamoDb, trust: &Trust) -> Result<(), String> {
+    let mut counted = Vec::new();
+    for build in builds {
+        let Some(counts) = instructions::count(build, dynamodb, trust, true).await? else { return Ok(()) };
+        counted.push(counts);
+    }
+    let Some(first) = counted.first() else { return Ok(()) };
+    for counts in &counted {
+        println!("\n{}: millions of instructions", counts.build);
+        for ((what, groups), (_, reference)) in counts.columns().into_iter().zip(first.columns()) {
+            let total = |groups: &instructions::Groups| groups.values().sum::<f64>();
+            print!("  {what:<28}{:>8.3}{:>8.3} ×  ", total(groups) / 1e6, total(groups) / total(reference));
+            for (group, count) in groups {
+                print!("  {group} {:.3}", count / 1e6);
+            }
+            println!();
+        }
+    }
+    Ok(())
+}
+
 async fn compare_builds(builds: &[PathBuf], dynamodb: &DynamoDb, trust: &Trust, rounds: usize) -> Result<(), String> {
     let mut subjects: Vec<_> = builds.iter().map(|binary| subjects::build(binary, dynamodb, trust)).collect();
     subjects.push(subjects::hello(dynamodb, trust));
-    println!("Cold start, {rounds} of each build:");
-    let cold = measure::cold(&subjects, dynamodb, &CONDITIONS, rounds).await?;
-    println!("Warm:");
+    println!("New processes, {rounds} of each build:");
+    let cold = measure::cold(&subjects, dynamodb, &COLD_OF_BUILDS, rounds).await?;
+    println!("After pauses:");
+    let paused = measure::paused(&subjects, dynamodb, &PAUSES_OF_BUILDS, rounds / 2).await?;
+    println!("Back to back:");
     let warm = measure::warm(&subjects, dynamodb, &[1, 100, 1_000], &[0, 5], rounds).await?;
 
     println!("\nMedians, and how they compare with those of the first build:");
@@ -167,19 +218,29 @@ async fn compare_builds(builds: &[PathBuf], dynamodb: &DynamoDb, trust: &Trust, 
             path.and_then(|path| fs::metadata(path).ok()).map_or(f64::NAN, |file| file.len() as f64 / 1e6)
         };
         line("binary", "MB", &size);
-        for (latency, percent) in CONDITIONS {
+        for under in COLD_OF_BUILDS {
             let cell = |name: &str| {
-                let is = |cell: &&Cold| cell.subject == name && cell.latency == latency && cell.percent == percent;
+                let is = |cell: &&Cold| cell.subject == name && cell.under == under;
                 cold.iter().find(is).cloned().unwrap_or_default()
             };
-            let under = format!("{latency} ms latency, {percent} % of a core");
-            line(&format!("exec → /next, {under}"), "ms", &|name| median(&cell(name).init));
-            line(&format!("first call, {under}"), "ms", &|name| median(&cell(name).first));
-            line(&format!("third call, {under}"), "ms", &|name| median(&cell(name).warm));
+            let Condition { percent, latency, .. } = under;
+            let name = format!("{latency} ms latency, {percent} % of a core");
+            line(&format!("exec → /next, {name}"), "ms", &|name| median(&cell(name).init));
+            line(&format!("first call, {name}"), "ms", &|name| median(&cell(name).first));
             if (latency, percent) == (0, 100) {
                 line("CPU until /next", "ms", &|name| median(&cell(name).init_cpu));
                 line("CPU of the first call", "ms", &|name| median(&cell(name).first_cpu));
+                line("peak memory at /next", "MB", &|name| cell(name).memory as f64 / 1e6);
             }
+        }
+        for under in PAUSES_OF_BUILDS {
+            let cell = |name: &str| {
+                let is = |cell: &&Paused| cell.subject == name && cell.under == under;
+                paused.iter().find(is).cloned().unwrap_or_default()
+            };
+            let Condition { percent, latency, .. } = under;
+            let name = format!("{latency} ms latency, {percent} % of a core");
+            line(&format!("after a pause, {name}"), "ms", &|name| median(&cell(name).after));
         }
         for cell in warm.iter().filter(|cell| cell.subject == subject.name) {
             let same = |name: &str| {

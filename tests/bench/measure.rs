@@ -1,10 +1,13 @@
-//! What is measured, in which order. All subjects take turns, so that whatever else the machine does hits them alike.
+//! What is measured, in which order. All subjects take turns, so that whatever else the machine does hits them alike, and
+//! each is warm before its first figure.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use crate::dynamodb::{DynamoDb, Requests};
 use crate::lambda::{Call, CpuLimit, Function, TIMEOUT};
@@ -12,23 +15,68 @@ use crate::subjects::Subject;
 
 /// Latencies injected, in milliseconds.
 pub const LATENCIES: [u64; 3] = [0, 5, 20];
-/// Numbers of other sessions.
+/// Numbers of other sessions, back to back on a whole core.
 pub const SIZES: [usize; 5] = [1, 10, 100, 1_000, 10_000];
-/// Under which cold starts are measured: latency, and percent of a core for the handler.
-///
-/// Lambda gives memory / 1,769 MB of a core: 7 % at 128 MB and 29 % at 512 MB.
-pub const CONDITIONS: [(u64, u64); 4] = [(0, 100), (5, 100), (5, 29), (5, 7)];
-/// So much time for one subject at one size and latency, unless a single call takes longer.
+/// The same after a pause and on parts of a core.
+pub const FEW: [usize; 3] = [1, 10, 100];
+/// Percent of a core for the handler. Lambda gives memory / 1,769 MB of one: at 512, 256 and 128 MB these.
+pub const SHARES: [u64; 4] = [100, 29, 15, 7];
+/// Of the template's 256 MB.
+pub const USUAL_SHARE: u64 = 15;
+
+/// Under which first calls are measured.
+pub const COLD: [Condition; 8] = [
+    under(100, 0, 1),
+    under(100, 5, 1),
+    under(100, 20, 1),
+    under(29, 5, 1),
+    under(15, 5, 1),
+    under(7, 5, 1),
+    under(15, 5, 10),
+    under(15, 5, 100),
+];
+/// Of two builds.
+pub const COLD_OF_BUILDS: [Condition; 3] = [under(100, 0, 1), under(100, 5, 1), under(USUAL_SHARE, 5, 1)];
+pub const PAUSES_OF_BUILDS: [Condition; 2] = [under(100, 5, 1), under(USUAL_SHARE, 5, 1)];
+
+/// How long a function is frozen between two calls, at least.
+pub const PAUSE: Duration = Duration::from_secs(10);
+/// Calls of each process before the first that is measured.
+const WARM_UP: usize = 10;
+/// Most other sessions in those.
+const WARM_UP_OTHERS: usize = 10;
+/// So much time for one subject under one condition, unless a single call takes longer.
 const CELL: Duration = Duration::from_secs(8);
 /// A call of such length is not preceded by another like it.
 const LONG: Duration = Duration::from_millis(1_500);
+
+/// What a call meets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Of a core.
+    pub percent: u64,
+    /// Of DynamoDB, in milliseconds.
+    pub latency: u64,
+    /// Sessions to revoke.
+    pub others: usize,
+}
+
+pub const fn under(percent: u64, latency: u64, others: usize) -> Condition {
+    Condition { percent, latency, others }
+}
+
+/// What is measured after pauses, in two sets: each set is one pause for all of its processes.
+pub fn pauses() -> [Vec<Condition>; 2] {
+    let shares = SHARES.iter().flat_map(|&percent| FEW.map(|others| under(percent, 5, others)));
+    let latencies = [0, 20].into_iter().flat_map(|latency| FEW.map(|others| under(100, latency, others)));
+    [shares.collect(), latencies.chain([under(100, 5, 1_000)]).collect()]
+}
 
 /// Samples of a new process, all times in milliseconds.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Cold {
     pub subject: String,
-    pub latency: u64,
-    pub percent: u64,
+    pub under: Condition,
     /// From exec to asking for the first event.
     pub init: Vec<f64>,
     /// CPU until then.
@@ -36,11 +84,24 @@ pub struct Cold {
     /// From getting the first event to having answered it.
     pub first: Vec<f64>,
     pub first_cpu: Vec<f64>,
-    /// The third call.
-    pub warm: Vec<f64>,
+    /// The third call, on a whole core.
+    pub third: Vec<f64>,
+    /// Peak until the first event, in bytes, in the last round.
+    pub memory: u64,
 }
 
-/// Samples of a process that has been used before, all times in milliseconds.
+/// Samples of a process that was frozen between its calls, all times in milliseconds.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Paused {
+    pub subject: String,
+    pub under: Condition,
+    /// The first call after a pause.
+    pub after: Vec<f64>,
+    /// The call after that one.
+    pub again: Vec<f64>,
+}
+
+/// Samples of a process that has been used just before, all times in milliseconds.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Warm {
     pub subject: String,
@@ -63,39 +124,32 @@ pub struct Warm {
 pub async fn cold(
     subjects: &[Subject],
     dynamodb: &DynamoDb,
-    conditions: &[(u64, u64)],
+    conditions: &[Condition],
     rounds: usize,
 ) -> Result<Vec<Cold>, String> {
+    // From here on the machine has everyone's files in memory.
+    for subject in subjects {
+        start_once(subject, dynamodb, None, &mut Cold::default()).await?;
+    }
+    let limits = limits(conditions);
     let mut cells: Vec<Cold> = Vec::new();
-    for &(latency, percent) in conditions {
-        let limit = if percent == 100 { None } else { CpuLimit::new(percent) };
-        if percent != 100 && limit.is_none() {
-            println!("  not at {percent} % of a core: that takes root and control groups that can be written to");
-            continue;
-        }
+    for &under in conditions.iter().filter(|under| limits.contains_key(&under.percent)) {
+        let Condition { percent, latency, others } = under;
         dynamodb.delay(Duration::from_millis(latency));
+        let name = format!("{others} others, {latency} ms latency, {percent} % of a core");
         let begin = cells.len();
-        cells.extend(subjects.iter().map(|subject| Cold {
-            subject: subject.name.clone(),
-            latency,
-            percent,
-            ..Cold::default()
-        }));
+        cells.extend(subjects.iter().map(|subject| Cold { subject: subject.name.clone(), under, ..Cold::default() }));
         for round in 0..rounds {
-            progress(&format!("  {latency} ms latency, {percent} % of a core: round {} of {rounds}", round + 1));
-            for turn in 0..subjects.len() {
-                let index = (round + turn) % subjects.len();
-                let subject = &subjects[index];
-                start_once(subject, dynamodb, limit.as_ref(), &mut cells[begin + index])
-                    .await
-                    .map_err(|problem| format!("{}: {problem}", subject.name))?;
+            progress(&format!("  {name}: round {} of {rounds}", round + 1));
+            for index in turns(round, subjects.len()) {
+                start_once(&subjects[index], dynamodb, limits[&percent].as_ref(), &mut cells[begin + index]).await?;
             }
         }
         progress("");
-        println!("  {latency} ms latency, {percent} % of a core: exec → /next, first call, third call; ms");
+        println!("  {name}: exec → /next, first call, third call; ms");
         for cell in &cells[begin..] {
-            let [init, first, warm] = [&cell.init, &cell.first, &cell.warm].map(|samples| median(samples));
-            println!("    {:<32}{init:>9.2}{first:>9.2}{warm:>9.2}", cell.subject);
+            let [init, first, third] = [&cell.init, &cell.first, &cell.third].map(|samples| median(samples));
+            println!("    {:<32}{init:>9.2}{first:>9.2}{third:>9.2}", cell.subject);
         }
     }
     Ok(cells)
@@ -107,29 +161,97 @@ async fn start_once(
     limit: Option<&CpuLimit>,
     cell: &mut Cold,
 ) -> Result<(), String> {
-    dynamodb.reset(1);
-    let (mut function, init) = Function::start(subject).await?;
+    let problem = |problem: String| format!("{}: {problem}", subject.name);
+    let others = cell.under.others;
+    dynamodb.reset(others);
+    let (mut function, init) = Function::start(subject).await.map_err(problem)?;
     cell.init.push(millis(init));
     cell.init_cpu.push(millis(function.cpu()?));
+    cell.memory = function.peak_memory()?;
     if let Some(limit) = limit {
         limit.apply(&function)?;
     }
-    for number in 1..=3 {
-        let made = call(subject, &mut function, dynamodb, 1).await?;
-        match number {
-            1 => {
-                cell.first.push(millis(made.time));
-                cell.first_cpu.push(millis(made.cpu));
-            }
-            3 => cell.warm.push(millis(made.time)),
-            _ => {}
-        }
+    let made = call(subject, &mut function, dynamodb, others).await?;
+    cell.first.push(millis(made.time));
+    cell.first_cpu.push(millis(made.cpu));
+    if limit.is_none() {
+        call(subject, &mut function, dynamodb, others).await?;
+        cell.third.push(millis(call(subject, &mut function, dynamodb, others).await?.time));
     }
     function.stop().await;
     Ok(())
 }
 
-/// Calls everyone at each size and latency, each in one process.
+/// Calls everyone after pauses in which all processes are frozen, and once more right after that. There is one process for
+/// each subject under each condition, so that one pause serves all.
+pub async fn paused(
+    subjects: &[Subject],
+    dynamodb: &DynamoDb,
+    conditions: &[Condition],
+    rounds: usize,
+) -> Result<Vec<Paused>, String> {
+    let limits = limits(conditions);
+    let conditions: Vec<_> = conditions.iter().filter(|under| limits.contains_key(&under.percent)).collect();
+    let subjects: Vec<_> = subjects.iter().filter(|subject| subject.revokes).collect();
+    let (mut cells, mut functions) = (Vec::new(), Vec::new());
+    dynamodb.delay(Duration::ZERO);
+    for under in &conditions {
+        for subject in &subjects {
+            progress(&format!(
+                "  starting and warming up: {} of {}",
+                functions.len(),
+                conditions.len() * subjects.len()
+            ));
+            let function = warmed_up(subject, dynamodb, under.others.min(WARM_UP_OTHERS)).await?;
+            if let Some(limit) = &limits[&under.percent] {
+                limit.apply(&function)?;
+            }
+            function.freeze()?;
+            functions.push(function);
+            cells.push(Paused { subject: subject.name.clone(), under: **under, ..Paused::default() });
+        }
+    }
+    let mut spent = vec![Duration::ZERO; cells.len()];
+    for round in 0..rounds {
+        progress(&format!("  a pause of {} s: round {} of {rounds}", PAUSE.as_secs(), round + 1));
+        sleep(PAUSE).await;
+        for row in turns(round, conditions.len()) {
+            dynamodb.delay(Duration::from_millis(conditions[row].latency));
+            for index in turns(round, subjects.len()) {
+                let place = row * subjects.len() + index;
+                if spent[place] > CELL {
+                    continue;
+                }
+                let (cell, function) = (&mut cells[place], &mut functions[place]);
+                let started = Instant::now();
+                // Before the thaw, so that the function is called as soon as it can run.
+                dynamodb.reset(cell.under.others);
+                function.thaw()?;
+                cell.after
+                    .push(millis(call_prepared(subjects[index], function, dynamodb, cell.under.others).await?.time));
+                cell.again.push(millis(call(subjects[index], function, dynamodb, cell.under.others).await?.time));
+                function.freeze()?;
+                spent[place] += started.elapsed();
+            }
+        }
+    }
+    progress("");
+    for (row, under) in conditions.iter().enumerate() {
+        println!(
+            "  {} others, {} ms latency, {} % of a core: after a pause, again; ms",
+            under.others, under.latency, under.percent
+        );
+        for cell in &cells[row * subjects.len()..][..subjects.len()] {
+            println!("    {:<32}{:>9.2}{:>9.2}", cell.subject, median(&cell.after), median(&cell.again));
+        }
+    }
+    for function in functions {
+        function.stop().await;
+    }
+    Ok(cells)
+}
+
+/// Calls everyone back to back at each size and latency, each in one process, on a whole core.
 pub async fn warm(
     subjects: &[Subject],
     dynamodb: &DynamoDb,
@@ -139,9 +261,9 @@ pub async fn warm(
 ) -> Result<Vec<Warm>, String> {
     let subjects: Vec<_> = subjects.iter().filter(|subject| subject.revokes).collect();
     let mut functions = Vec::new();
+    dynamodb.delay(Duration::ZERO);
     for subject in &subjects {
-        let started = Function::start(subject).await.map_err(|problem| format!("{}: {problem}", subject.name))?;
-        functions.push(started.0);
+        functions.push(warmed_up(subject, dynamodb, WARM_UP_OTHERS).await?);
     }
     let mut cells: Vec<Warm> = Vec::new();
     // In ascending order, so that the peak of memory is that of the size.
@@ -174,8 +296,7 @@ pub async fn warm(
         for round in 0..rounds {
             for (row, &latency) in latencies.iter().enumerate() {
                 progress(&format!("  {others} others, {latency} ms latency: round {} of {rounds}", round + 1));
-                for turn in 0..subjects.len() {
-                    let index = (round + turn) % subjects.len();
+                for index in turns(round, subjects.len()) {
                     let place = row * subjects.len() + index;
                     let cell = &mut cells[begin + place];
                     if cell.estimate.is_some() || spent[place] > CELL {
@@ -183,9 +304,7 @@ pub async fn warm(
                     }
                     let started = Instant::now();
                     dynamodb.delay(Duration::from_millis(latency));
-                    call_again(subjects[index], &mut functions[index], dynamodb, cell)
-                        .await
-                        .map_err(|problem| format!("{}: {problem}", subjects[index].name))?;
+                    call_again(subjects[index], &mut functions[index], dynamodb, cell).await?;
                     spent[place] += started.elapsed();
                 }
             }
@@ -209,7 +328,7 @@ pub async fn warm(
     Ok(cells)
 }
 
-/// One call that is measured, after one that is not: that one opens again what connections have been idle for too long.
+/// One call that is measured, right after one that is not.
 async fn call_again(
     subject: &Subject,
     function: &mut Function,
@@ -229,16 +348,61 @@ async fn call_again(
     Ok(())
 }
 
+/// A function that has been called often enough for its interpreter to have compiled what it will.
+async fn warmed_up(subject: &Subject, dynamodb: &DynamoDb, others: usize) -> Result<Function, String> {
+    let started = Function::start(subject).await.map_err(|problem| format!("{}: {problem}", subject.name))?;
+    let mut function = started.0;
+    for _ in 0..WARM_UP {
+        call(subject, &mut function, dynamodb, others).await?;
+    }
+    Ok(function)
+}
+
 /// One call, and whether it did what it says.
 async fn call(subject: &Subject, function: &mut Function, dynamodb: &DynamoDb, others: usize) -> Result<Call, String> {
-    let expected = if subject.revokes { others } else { 0 };
     dynamodb.reset(others);
-    let call = function.call(others, expected).await?;
+    call_prepared(subject, function, dynamodb, others).await
+}
+
+/// The same with sessions that are active already.
+async fn call_prepared(
+    subject: &Subject,
+    function: &mut Function,
+    dynamodb: &DynamoDb,
+    others: usize,
+) -> Result<Call, String> {
+    let expected = if subject.revokes { others } else { 0 };
+    let call = function.call(others, expected).await.map_err(|problem| format!("{}: {problem}", subject.name))?;
     let revoked = dynamodb.revoked(others);
     if revoked != expected {
-        return Err(format!("it says that it has revoked {expected} sessions, and has revoked {revoked}"));
+        let name = &subject.name;
+        return Err(format!("{name}: it says that it has revoked {expected} sessions, and has revoked {revoked}"));
     }
     Ok(call)
+}
+
+/// By percent of a core; those that the machine does not let us set are missing, and said to be.
+fn limits(conditions: &[Condition]) -> BTreeMap<u64, Option<CpuLimit>> {
+    let mut limits = BTreeMap::new();
+    let mut refused = Vec::new();
+    for &Condition { percent, .. } in conditions {
+        if limits.contains_key(&percent) || refused.contains(&percent) {
+            continue;
+        }
+        let limit = if percent == 100 { None } else { CpuLimit::new(percent) };
+        if percent != 100 && limit.is_none() {
+            println!("  not at {percent} % of a core: that takes root and control groups that can be written to");
+            refused.push(percent);
+        } else {
+            limits.insert(percent, limit);
+        }
+    }
+    limits
+}
+
+/// All of so many, beginning with another one in each round.
+fn turns(round: usize, number: usize) -> impl Iterator<Item = usize> {
+    (0..number).map(move |turn| (round + turn) % number)
 }
 
 pub fn median(samples: &[f64]) -> f64 {
@@ -254,7 +418,7 @@ pub fn quantile(samples: &[f64], part: f64) -> f64 {
     at(place.floor()) + (at(place.ceil()) - at(place.floor())) * place.fract()
 }
 
-fn millis(duration: Duration) -> f64 {
+pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 

@@ -55,11 +55,18 @@ pub fn all(binary: &Path, dynamodb: &DynamoDb, trust: &Trust) -> Vec<Subject> {
         println!("Without Node.js: there is no node or no npm on the PATH.");
     }
     if let Some(python) = interpreter("python3", ["-c", "import sys; print(sys.executable)"]) {
+        let command = vec![python, scripts.join("python_boto3.py")];
         subjects.push(subject(
             "Python, boto3 loop",
             "one `update_item` a session, one after the other",
-            vec![python, scripts.join("boto3_loop.py")],
-            &[("PYTHONPATH", ".tools/boto3")],
+            command.clone(),
+            &[("PYTHONPATH", ".tools/boto3"), ("WRITES", "update")],
+        ));
+        subjects.push(subject(
+            "Python, TransactWriteItems",
+            "boto3, one `transact_write_items` for each 100 sessions, one after the other",
+            command,
+            &[("PYTHONPATH", ".tools/boto3"), ("WRITES", "transact")],
         ));
     }
     subjects
@@ -73,7 +80,12 @@ pub fn hello(dynamodb: &DynamoDb, trust: &Trust) -> Subject {
 
 /// Another build of the function.
 pub fn build(binary: &Path, dynamodb: &DynamoDb, trust: &Trust) -> Subject {
-    subject(&binary.to_string_lossy(), "", vec![binary.to_owned()], &[], dynamodb, trust)
+    wrapped(&binary.to_string_lossy(), vec![binary.to_owned()], dynamodb, trust)
+}
+
+/// A build of the function that is started by another command, such as a profiler.
+pub fn wrapped(name: &str, command: Vec<PathBuf>, dynamodb: &DynamoDb, trust: &Trust) -> Subject {
+    subject(name, "", command, &[], dynamodb, trust)
 }
 
 fn subject(

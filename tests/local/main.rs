@@ -10,6 +10,9 @@ mod database;
 #[path = "../suite/support/demo.rs"]
 mod demo;
 mod page;
+#[path = "../suite/support/yaml.rs"]
+#[allow(dead_code, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "made for tests")]
+mod yaml;
 
 use std::env;
 use std::future::pending;

@@ -1,4 +1,4 @@
-//! Who may call, and what those are told who may not.
+//! Who may call, and what every other caller is answered.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::events::Request;
 use crate::support::{Answer, Gateway, Session, World, assert_only_revocations, delete, n, now, s, sessions_of};
 
-/// A request is refused with 401, and the table is as it was.
+/// Asserts that a request is refused with 401 and changes nothing in the table.
 async fn assert_unauthorized(world: &World, request: Request) -> Answer {
     let before = world.database.rows().await;
     let answer = world.send(request).await;
@@ -31,7 +31,7 @@ async fn each_kind_of_credential_works_behind_each_gateway() {
 }
 
 #[tokio::test]
-async fn whatever_makes_a_session_no_good_is_answered_the_same() {
+async fn every_invalid_session_gets_the_same_401() {
     let world = World::new().await;
     let number = |value: &str| AttributeValue::N(value.to_owned());
     let sessions = [
@@ -71,7 +71,7 @@ async fn whatever_makes_a_session_no_good_is_answered_the_same() {
 }
 
 #[tokio::test]
-async fn a_fraction_or_exponent_in_the_expiry_is_a_number_too() {
+async fn an_expiry_with_a_fraction_or_an_exponent_is_a_number() {
     for expires_at in ["99999999999.5", "9.9E+40"] {
         let world = World::new().await;
         let caller = Session::of("alice", "caller").with("expires_at", n(expires_at));
@@ -81,7 +81,7 @@ async fn a_fraction_or_exponent_in_the_expiry_is_a_number_too() {
 }
 
 #[tokio::test]
-async fn the_token_hash_is_no_token() {
+async fn the_token_hash_is_not_accepted_as_a_token() {
     let (world, caller) = World::with_others(1).await;
     assert_unauthorized(&world, delete().token(caller.token_hash())).await;
 }
@@ -114,7 +114,7 @@ async fn the_first_credential_present_decides() {
 }
 
 #[tokio::test]
-async fn a_malformed_credential_is_refused_before_the_table_is_asked() {
+async fn a_malformed_credential_is_refused_before_the_table_is_read() {
     let (world, caller) = World::with_others(1).await;
     let twice = format!("ory_kratos_session={}; ory_kratos_session=other", caller.token);
     let spoilt = format!("{}\u{0}", caller.token);
@@ -145,7 +145,7 @@ async fn a_token_of_the_greatest_length_works() {
 }
 
 #[tokio::test]
-async fn a_header_sent_twice_with_different_values_is_malformed_wherever_both_arrive() {
+async fn a_header_with_two_different_values_is_malformed_behind_each_gateway_that_passes_both_on() {
     let (world, caller) = World::with_others(1).await;
     for gateway in [Gateway::Rest, Gateway::Http, Gateway::AlbMultiValue] {
         for request in [
@@ -180,7 +180,7 @@ async fn authentication_is_strongly_consistent_and_reads_only_what_it_needs() {
 }
 
 #[tokio::test]
-async fn the_cause_is_told_only_to_developers() {
+async fn the_cause_of_an_error_is_answered_only_with_error_debug() {
     let (mut world, _) = World::with_others(1).await;
     let answer = world.send(delete().token("unknown")).await;
     assert_eq!(answer.body["error"].get("debug"), None);
@@ -190,7 +190,7 @@ async fn the_cause_is_told_only_to_developers() {
 }
 
 #[tokio::test]
-async fn a_session_authenticated_too_long_ago_revokes_nothing_where_that_is_asked_for() {
+async fn with_a_maximum_age_a_session_authenticated_before_it_revokes_nothing() {
     let number = |value: &str| AttributeValue::N(value.to_owned());
     for (authenticated_at, is_fresh) in [
         (Some(n(now())), true),

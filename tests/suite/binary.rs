@@ -3,15 +3,14 @@
 use serde_json::{Value, json};
 
 use crate::support::runtime::{Function, run};
-use crate::support::{Action, Answer, Gateway, Session, World, delete, s, sessions_of};
+use crate::support::{Action, Gateway, Session, World, delete, s, sessions_of};
 
 #[tokio::test]
-async fn it_answers_events_of_every_gateway() {
+async fn events_of_every_gateway_are_answered() {
     let (world, caller) = World::with_others(3).await;
     let mut function = Function::start(&world, &[]).await;
     for (gateway, count) in Gateway::ALL.into_iter().zip([3, 0, 0, 0]) {
-        let answer = function.invoke(delete().through(gateway).token(&caller.token).into_event()).await;
-        Answer::from_gateway(&answer.expect("an answer")).assert_count(count);
+        function.send(delete().through(gateway).token(&caller.token)).await.assert_count(count);
     }
 }
 
@@ -19,16 +18,15 @@ async fn it_answers_events_of_every_gateway() {
 async fn the_first_call_finds_its_connections_open() {
     let (world, caller) = World::with_others(3).await;
     let mut function = Function::start(&world, &[]).await;
-    let answer = function.invoke(delete().token(&caller.token).into_event()).await;
-    Answer::from_gateway(&answer.expect("an answer")).assert_count(3);
+    function.send(delete().token(&caller.token)).await.assert_count(3);
     let operations: Vec<_> = world.proxy.seen().into_iter().map(|call| call.operation).collect();
     let reads_and_writes = ["GetItem", "Query", "BatchExecuteStatement", "Query"];
     assert_eq!(operations, [&["GetItem", "GetItem"][..], &reads_and_writes].concat());
-    assert_eq!(world.proxy.connections(), 2, "both of them were opened during the start");
+    assert_eq!(world.proxy.connections(), 2, "the call has opened another connection");
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_reached_does_not_keep_it_from_starting() {
+async fn the_function_starts_even_if_dynamodb_cannot_be_reached() {
     let actions: [fn() -> Action; 3] =
         [|| Action::Hang, || Action::Refuse, || Action::Fail(400, "AccessDeniedException")];
     for action in actions {
@@ -37,25 +35,23 @@ async fn a_database_that_cannot_be_reached_does_not_keep_it_from_starting() {
             if (call.operation.as_str(), call.number) == ("GetItem", 0) { action() } else { Action::Forward }
         });
         let mut function = Function::start(&world, &[]).await;
-        let answer = function.invoke(delete().token(&caller.token).into_event()).await;
-        Answer::from_gateway(&answer.expect("an answer")).assert_count(3);
+        function.send(delete().token(&caller.token)).await.assert_count(3);
     }
 }
 
 #[tokio::test]
-async fn an_event_of_no_gateway_fails_its_invocation_and_no_other() {
+async fn an_event_that_is_not_of_a_gateway_fails_its_invocation_and_no_other() {
     let (world, caller) = World::with_others(1).await;
     let mut function = Function::start(&world, &[]).await;
     for event in [json!(null), json!({}), json!({"Records": ["canary"]})] {
         let error = function.invoke(event).await.expect_err("no answer");
         assert!(!error.to_string().contains("canary"), "{error}");
     }
-    let answer = function.invoke(delete().token(&caller.token).into_event()).await;
-    Answer::from_gateway(&answer.expect("an answer")).assert_count(1);
+    function.send(delete().token(&caller.token)).await.assert_count(1);
 }
 
 #[tokio::test]
-async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
+async fn a_bad_configuration_stops_the_start_with_an_error_that_names_the_variable() {
     for (variable, value) in [
         ("SESSIONS_TABLE", ""),
         ("SESSIONS_TABLE", "no table name"),
@@ -77,12 +73,11 @@ async fn it_does_not_start_with_a_bad_configuration_and_names_the_variable() {
 }
 
 #[tokio::test]
-async fn missing_credentials_are_reported_at_the_start_and_are_an_internal_error() {
+async fn missing_credentials_are_logged_at_the_start_and_answered_with_an_internal_error() {
     let (world, caller) = World::with_others(1).await;
     let none = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_EC2_METADATA_DISABLED", "true")];
     let mut function = Function::start(&world, &none).await;
-    let answer = function.invoke(delete().token(&caller.token).into_event()).await;
-    Answer::from_gateway(&answer.expect("an answer")).assert_error(500, "internal_error", None);
+    function.send(delete().token(&caller.token)).await.assert_error(500, "internal_error", None);
     let output = function.stop().await;
     let (warning, error) = output.stdout.split_once('\n').expect("two lines");
     assert!(warning.contains("WARN") && warning.contains("no credentials could be loaded"), "{warning}");
@@ -91,19 +86,18 @@ async fn missing_credentials_are_reported_at_the_start_and_are_an_internal_error
 }
 
 #[tokio::test]
-async fn a_table_or_index_of_another_name_is_reported_with_both_names_and_a_hint() {
+async fn a_wrong_table_or_index_name_is_logged_with_its_variable() {
     let (world, caller) = World::with_others(1).await;
     for (variable, value) in [("SESSIONS_TABLE", "no-such-table"), ("USER_ID_INDEX", "no-such-index")] {
         let mut function = Function::start(&world, &[(variable, value)]).await;
-        let answer = function.invoke(delete().token(&caller.token).into_event()).await;
-        Answer::from_gateway(&answer.expect("an answer")).assert_error(500, "internal_error", None);
+        function.send(delete().token(&caller.token)).await.assert_error(500, "internal_error", None);
         let output = function.stop().await.stdout;
         assert!(output.contains(value) && output.contains(variable), "{output}");
     }
 }
 
 #[tokio::test]
-async fn settings_of_the_log_that_are_not_understood_are_reported() {
+async fn invalid_log_settings_are_reported() {
     let (world, _) = World::with_others(0).await;
     for (variable, value) in
         [("RUST_LOG", "loud=very"), ("AWS_LAMBDA_LOG_LEVEL", "LOUD"), ("AWS_LAMBDA_LOG_FORMAT", "XML")]
@@ -117,7 +111,7 @@ async fn settings_of_the_log_that_are_not_understood_are_reported() {
 }
 
 #[tokio::test]
-async fn in_json_every_line_is_an_object_with_time_and_level() {
+async fn in_the_json_format_every_line_is_an_object_with_time_and_level() {
     let (world, caller) = World::with_others(1).await;
     let mut function = Function::start(&world, &[("AWS_LAMBDA_LOG_FORMAT", "JSON")]).await;
     let mut answers = Vec::new();
@@ -145,7 +139,7 @@ async fn in_json_every_line_is_an_object_with_time_and_level() {
 }
 
 #[tokio::test]
-async fn the_line_of_a_request_tells_what_was_done_and_is_a_record_of_metrics() {
+async fn the_log_line_of_a_request_has_what_was_done_and_its_metrics() {
     let (world, caller) = World::with_others(30).await;
     world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
         ("Query" | "BatchExecuteStatement", 0) => Action::Fail(500, "InternalServerError"),
@@ -190,7 +184,7 @@ async fn the_line_of_a_request_tells_what_was_done_and_is_a_record_of_metrics() 
             "request": "first", "lambda_request": "lambda-request-id",
             "trace": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700", "cold_start": true, "session": "caller",
             "passes": 2, "pages": 2, "batches": 3,
-            // In the second pass, only the caller's own.
+            // Both reads of the index scan all 31 entries, revoked or not.
             "seen": 62,
         })
     );
@@ -207,7 +201,7 @@ fn now_in_millis() -> u128 {
 }
 
 #[tokio::test]
-async fn the_level_is_respected() {
+async fn nothing_is_logged_below_the_configured_level() {
     let (world, caller) = World::with_others(1).await;
     for variables in [&[("AWS_LAMBDA_LOG_LEVEL", "ERROR")][..], &[("RUST_LOG", "error")], &[("RUST_LOG", "off")]] {
         let mut function = Function::start(&world, variables).await;
@@ -217,7 +211,7 @@ async fn the_level_is_respected() {
 }
 
 #[tokio::test]
-async fn no_secret_reaches_the_log_at_any_level_or_any_answer_but_200() {
+async fn no_secret_reaches_the_log_at_any_level_or_an_answer() {
     let world = World::new().await;
     let caller = Session::with_token("canary-user", "caller-id", "canary-token").with("device", s("canary-device"));
     world.database.put(std::slice::from_ref(&caller)).await;
@@ -262,7 +256,11 @@ async fn no_secret_reaches_the_log_at_any_level_or_any_answer_but_200() {
         let output = function.stop().await;
         printed += &output.stdout;
         printed += &output.stderr;
-        assert!(output.stdout.contains("internal_error"), "there was something to log: {}", output.stdout);
+        assert!(
+            output.stdout.contains("internal_error"),
+            "no error was logged, so this shows nothing: {}",
+            output.stdout
+        );
         assert_eq!(printed.contains("\\\"debug\\\""), debug);
         assert!(!printed.contains("canary"), "{printed}");
         for hash in &hashes {

@@ -1,5 +1,6 @@
 //! Web pages: CORS, and the CSRF rule for cookies.
 
+use crate::support::events::Request;
 use crate::support::{Gateway, World, delete};
 
 const ALLOWED: &str = "https://app.example.com";
@@ -77,7 +78,7 @@ async fn a_cookie_from_another_site_is_refused_and_revokes_nothing() {
 }
 
 #[tokio::test]
-async fn a_cookie_from_an_allowed_origin_or_the_own_host_is_taken() {
+async fn a_cookie_from_an_allowed_origin_or_the_own_host_is_accepted() {
     for gateway in Gateway::ALL {
         for headers in [
             &[("Origin", ALLOWED), ("Sec-Fetch-Site", "cross-site")][..],
@@ -97,8 +98,8 @@ async fn a_cookie_from_an_allowed_origin_or_the_own_host_is_taken() {
 }
 
 #[tokio::test]
-async fn only_the_cookie_is_open_to_forgery() {
-    for send in [crate::support::events::Request::token, crate::support::events::Request::bearer] {
+async fn the_origin_is_checked_only_for_the_cookie() {
+    for send in [Request::token, Request::bearer] {
         let (world, caller) = World::with_others(1).await;
         let request = delete().header("Origin", "https://evil.example").header("Sec-Fetch-Site", "cross-site");
         world.send(send(request, &caller.token)).await.assert_count(1);

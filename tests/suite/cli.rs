@@ -14,14 +14,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::cargo_lambda::Watch;
+use crate::support::watch::Watch;
 use crate::support::{Row, Session, World, n, now, s, sessions_of};
 
-/// Here for its unit tests: cargo runs none of an example.
+/// Included for its unit tests, since cargo runs none of an example.
 #[path = "../cli/check.rs"]
 mod check;
 
-/// What a command has left.
+/// The exit status and the output of a command.
 #[derive(Debug)]
 struct Output {
     status: Option<i32>,
@@ -52,7 +52,7 @@ async fn sessions_are_created_listed_signed_out_and_deleted() {
     assert_eq!(line_of(&listed, &id(&phone))[1], "active");
     assert_eq!(line_of(&listed, &id(&laptop))[1], "active");
 
-    // In the environment, on standard input, on the command line.
+    // The token comes from the environment, from standard input, and from the command line.
     let revoke = ["revoke-others", "--url", &url];
     let first = sessions(&world, &revoke, &[("SESSION_TOKEN", &laptop)], "").await;
     assert_eq!((first.status, first.stdout.as_str()), (Some(0), "{\"count\":1}\n"), "{first:?}");
@@ -81,7 +81,7 @@ async fn sessions_are_created_listed_signed_out_and_deleted() {
 }
 
 #[tokio::test]
-async fn every_session_is_listed_whatever_it_holds() {
+async fn every_session_is_listed_even_with_invalid_attributes() {
     let world = World::new().await;
     world.database.put(&sessions_of("erin", 230)).await;
     let odd = Session::of("erin", "odd")
@@ -102,9 +102,9 @@ async fn every_session_is_listed_whatever_it_holds() {
 }
 
 #[tokio::test]
-async fn a_token_goes_nowhere_unencrypted_and_into_no_error() {
+async fn a_token_leaves_the_machine_only_encrypted_and_is_in_no_error() {
     let world = World::new().await;
-    // One that accepts connections and hangs up, and one where nobody listens.
+    // A server that closes each connection at once. Nothing listens on port 9.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let rude = format!("http://{}/", listener.local_addr().expect("an address"));
     tokio::spawn(async move {
@@ -133,7 +133,7 @@ async fn a_token_goes_nowhere_unencrypted_and_into_no_error() {
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_said_and_changes_nothing() {
+async fn a_command_that_cannot_work_names_the_cause_and_changes_nothing() {
     let world = World::new().await;
     for (arguments, variables, status, expected) in [
         (&["create"][..], &[][..], 2, "--user"),
@@ -202,7 +202,7 @@ async fn a_table_on_which_the_function_works_passes_the_check() {
 async fn a_table_on_which_the_function_cannot_work_fails_the_check() {
     use ScalarAttributeType::{B, S};
     let world = World::new().await;
-    // Past the proxy, which lets through only what the function's role may do.
+    // Not through the proxy, which refuses what the function's role does not allow.
     let endpoint = format!("http://{}", world.database.address);
     let client = Client::new(&world.sdk_config.to_builder().endpoint_url(endpoint).build());
     let sound = Form {
@@ -291,7 +291,7 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
     for secret in ["canary", "4242424242", good.token_hash()] {
         assert!(!shown.contains(secret), "{secret}: {shown}");
     }
-    // It reads only.
+    // The check only reads.
     assert_eq!(world.database.rows().await.len(), 10);
 }
 
@@ -359,7 +359,7 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
         .spawn()
         .expect("the example to be built: run the tests with `make test`, or `cargo build --example sessions` before");
     let mut stdin = process.stdin.take().expect("standard input");
-    // Most commands end without having read it.
+    // An error means that the command ended without reading its input, as most do.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     let output = process.wait_with_output().await.expect("an exit status");
@@ -367,13 +367,13 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
     Output { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// Cargo builds examples with the tests, but only tells tests where binaries are.
+/// The command. Cargo builds examples with the tests, but passes only the paths of binaries to tests.
 fn program() -> PathBuf {
     let test = current_exe().expect("a path");
     test.parent().and_then(|deps| deps.parent()).expect("cargo's folders").join("examples/sessions")
 }
 
-/// The token that `create` has printed, and nothing else on standard output.
+/// The token that `create` has printed. Standard output has nothing else.
 fn created(output: &Output) -> String {
     assert_eq!(output.status, Some(0), "{output:?}");
     let token = output.stdout.trim_end_matches('\n');
@@ -391,7 +391,7 @@ fn number(row: &Row, name: &str) -> u64 {
     row[name].trim_start_matches("N:").parse().expect("a number")
 }
 
-/// The words of a session's line.
+/// The words of the line about a session.
 fn line_of(listed: &Output, session: &str) -> Vec<String> {
     assert_eq!(listed.status, Some(0), "{listed:?}");
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();

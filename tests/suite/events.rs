@@ -1,4 +1,4 @@
-//! Every file of `events/`, and the whole answer to it.
+//! Each file of `events/`, and the complete answer to it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::support::{World, demo, revoked};
 
-/// An event, the status, the headers beside those that every answer has, the body, and how many sessions are revoked
-/// of which one was before.
+/// The name of an event, the status, the headers in addition to those of every answer, the body, and the number of revoked
+/// sessions in the table afterwards. One is revoked before.
 type Case = (&'static str, u64, &'static [(&'static str, &'static str)], String, u64);
 
 const CORS: &[(&str, &str)] = &[
@@ -111,7 +111,7 @@ fn folder() -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn each_event_has_its_whole_answer() {
+async fn each_event_gets_exactly_its_answer() {
     for case in cases() {
         let world = World::new().await;
         world.database.put(&demo::sessions()).await;
@@ -123,7 +123,7 @@ async fn each_event_has_its_whole_answer() {
 }
 
 #[test]
-fn no_event_is_without_a_test() {
+fn every_event_has_a_test() {
     let files = std::fs::read_dir(folder()).expect("the folder");
     let files: BTreeSet<String> =
         files.map(|file| file.expect("a file").file_name().into_string().expect("a name")).collect();

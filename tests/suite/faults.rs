@@ -1,4 +1,4 @@
-//! What is answered, counted and left in the table when DynamoDB does not work.
+//! What is answered, counted and written when DynamoDB fails.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,50 +6,37 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::proxy::Call;
-use crate::support::{Action, Answer, Row, Session, World, assert_only_revocations, meanwhile, revoked, s};
+use crate::support::{Action, Answer, Row, Session, World, assert_only_revocations, meanwhile, revoked, s, to_revoke};
 
 const BATCH: &str = "BatchExecuteStatement";
 const READ: &str = "BatchGetItem";
 
-/// The position of the statement about a session of Alice's in a batch.
-fn statement_about(call: &Call, id: &str) -> Option<usize> {
-    let session = Session::of("alice", id);
-    call.body["Statements"]
-        .as_array()?
-        .iter()
-        .position(|statement| statement["Parameters"][3]["S"] == session.token_hash())
-}
-
-/// Does something to the first request of an operation only.
+/// A rule that applies an action to the first request of an operation.
 fn first(operation: &'static str, action: impl Fn() -> Action + Send + 'static) -> impl FnMut(&Call) -> Action + Send {
     move |call| if call.operation == operation && call.number == 0 { action() } else { Action::Forward }
 }
 
-/// Does something to every request of an operation.
+/// A rule that applies an action to every request of an operation.
 fn every(operation: &'static str, action: impl Fn() -> Action + Send + 'static) -> impl FnMut(&Call) -> Action + Send {
     move |call| if call.operation == operation { action() } else { Action::Forward }
 }
 
-/// Presses the button, and checks what holds after any call: what is claimed is what has happened, and nothing else has.
+/// Calls the function, and checks what holds after any call: the claimed count is exact, and nothing else has changed.
 async fn press(world: &World, caller: &Session) -> (Answer, BTreeMap<String, Row>) {
     let before = world.database.rows().await;
     let answer = world.press(caller).await;
     let after = world.database.rows().await;
     assert_only_revocations(&before, &after);
     assert_eq!(before["caller"], after["caller"]);
-    let claimed = match answer.status {
-        200 => &answer.body["count"],
-        _ => &answer.body["error"]["details"]["revoked"],
-    };
-    assert_eq!(claimed.as_u64().unwrap_or_default(), revoked(&after) - revoked(&before), "{answer:?}");
+    assert_eq!(answer.claimed(), revoked(&after) - revoked(&before), "{answer:?}");
     if answer.status == 200 {
-        assert_eq!(revoked(&after), after.len() as u64 - 1, "a 200 means that the others are out");
+        assert_eq!(to_revoke(&after, caller), 0, "a 200 means that every other session is revoked");
     }
     (answer, after)
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_costs_nothing_but_time() {
+async fn a_fault_in_one_request_changes_no_count() {
     let actions: [fn() -> Action; 9] = [
         || Action::Fail(400, "ThrottlingException"),
         || Action::Fail(400, "ProvisionedThroughputExceededException"),
@@ -71,7 +58,7 @@ async fn a_fault_that_passes_costs_nothing_but_time() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_found_out_and_counted_once() {
+async fn sessions_revoked_by_a_write_without_an_answer_are_counted_once() {
     let actions: [fn() -> Action; 3] =
         [|| Action::LoseAnswer, || Action::HangAfter, || Action::FailAfter(500, "InternalServerError")];
     for action in actions {
@@ -104,7 +91,7 @@ async fn a_write_without_a_report_is_read_before_it_is_sent_again() {
 async fn a_failed_condition_is_always_followed_by_a_read() {
     let (world, caller) = World::with_others(25).await;
     let database = world.database.clone();
-    // Somebody else revokes one of them, and nothing is in doubt.
+    // Another call revokes one of the sessions, and every write is answered.
     world.proxy.rule(first(BATCH, move || {
         let (database, revoked) = (database.clone(), Session::of("alice", "alice-3").with("status", s("revoked")));
         meanwhile(async move { database.put(&[revoked]).await });
@@ -121,7 +108,7 @@ async fn a_failed_condition_is_always_followed_by_a_read() {
 #[tokio::test]
 async fn a_session_that_is_live_although_its_condition_failed_is_an_internal_error() {
     let (world, caller) = World::with_others(30).await;
-    world.proxy.rule(|call| match statement_about(call, "alice-7") {
+    world.proxy.rule(|call| match call.position_of(&Session::of("alice", "alice-7")) {
         Some(index) => Action::FailStatements(vec![(index, "ConditionalCheckFailed")]),
         None => Action::Forward,
     });
@@ -141,7 +128,7 @@ async fn sessions_that_a_read_leaves_out_are_read_again() {
                 *answer = json!({"Responses": {"sessions": []}, "UnprocessedKeys": {"sessions": {"Keys": keys}}});
             }))
         }
-        // It says nothing about any session.
+        // The answer says nothing about any session.
         (READ, 1) => Action::Edit(Box::new(|answer| *answer = json!({}))),
         _ => Action::Forward,
     });
@@ -162,11 +149,11 @@ async fn an_index_that_shows_an_entry_twice_has_it_written_and_counted_once() {
     });
     press(&world, &caller).await.0.assert_count(20);
     let batches: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == BATCH).collect();
-    assert!(batches.iter().all(|batch| batch.body["Statements"].as_array().expect("statements").len() == 20));
+    assert!(batches.iter().all(|batch| batch.statements().len() == 20));
 }
 
 #[tokio::test]
-async fn a_session_that_cannot_be_read_does_not_keep_others_from_being_revoked() {
+async fn a_session_that_cannot_be_read_does_not_keep_other_sessions_from_being_revoked() {
     let (world, caller) = World::with_others(60).await;
     world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
         (BATCH, 0) => Action::FailStatements(vec![(7, "InternalServerError")]),
@@ -212,7 +199,7 @@ async fn sessions_that_another_call_revoked_meanwhile_are_not_counted_for_a_lost
 }
 
 #[tokio::test]
-async fn a_session_that_is_anothers_by_now_is_left_alone_also_after_a_lost_answer() {
+async fn a_session_that_has_moved_to_another_user_is_not_revoked_even_after_a_lost_answer() {
     let (world, caller) = World::with_others(10).await;
     let moved = Session::of("alice", "alice-0").with("user_id", s("bob"));
     let database = world.database.clone();
@@ -238,12 +225,8 @@ async fn only_the_statements_that_failed_are_sent_again() {
         world.proxy.rule(first(BATCH, move || Action::FailStatements(vec![(0, code), (7, code), (24, code)])));
         press(&world, &caller).await.0.assert_count(25);
         let batches: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == BATCH).collect();
-        let statements = |call: &Call| -> Vec<Value> {
-            let statements = call.body["Statements"].as_array().expect("statements");
-            statements.iter().map(|statement| statement["Parameters"].clone()).collect()
-        };
         let [first, second] = &batches[..] else { panic!("{} batches", batches.len()) };
-        let (first, second) = (statements(first), statements(second));
+        let (first, second) = (first.statements(), second.statements());
         assert_eq!(second, [first[0].clone(), first[7].clone(), first[24].clone()], "{code}");
     }
 }
@@ -266,7 +249,7 @@ async fn a_batch_answered_in_part_is_finished() {
 }
 
 #[tokio::test]
-async fn a_store_that_stays_unavailable_is_a_503_with_nothing_told() {
+async fn a_dynamodb_that_stays_unavailable_is_a_503_that_does_not_name_the_cause() {
     let actions: [fn() -> Action; 3] =
         [|| Action::Fail(400, "ThrottlingException"), || Action::Fail(500, "InternalServerError"), || Action::Refuse];
     for action in actions {
@@ -296,7 +279,7 @@ async fn a_store_that_stays_unavailable_is_a_503_with_nothing_told() {
 }
 
 #[tokio::test]
-async fn what_no_retry_mends_is_a_500_at_once() {
+async fn a_permanent_error_is_a_500_without_a_retry() {
     for (status, code) in [
         (400, "AccessDeniedException"),
         (400, "ResourceNotFoundException"),
@@ -319,7 +302,7 @@ async fn what_no_retry_mends_is_a_500_at_once() {
 }
 
 #[tokio::test]
-async fn a_statement_that_is_refused_does_not_save_the_others() {
+async fn a_statement_that_is_refused_does_not_keep_other_sessions_from_being_revoked() {
     for code in [
         "AccessDenied",
         "ResourceNotFound",
@@ -329,8 +312,8 @@ async fn a_statement_that_is_refused_does_not_save_the_others() {
         "New",
     ] {
         let (world, caller) = World::with_others(60).await;
-        // Always the same session, wherever it stands in its batch.
-        world.proxy.rule(move |call| match statement_about(call, "alice-7") {
+        // Always the same session, at any position in its batch.
+        world.proxy.rule(move |call| match call.position_of(&Session::of("alice", "alice-7")) {
             Some(index) => Action::FailStatements(vec![(index, code)]),
             None => Action::Forward,
         });
@@ -352,9 +335,9 @@ async fn a_permanent_error_is_reported_before_a_retryable_one() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_throttled_for_ever_does_not_save_the_others() {
+async fn a_session_that_is_always_throttled_does_not_keep_other_sessions_from_being_revoked() {
     let (world, caller) = World::with_others(2_100).await;
-    world.proxy.rule(|call| match statement_about(call, "alice-7") {
+    world.proxy.rule(|call| match call.position_of(&Session::of("alice", "alice-7")) {
         Some(index) => Action::FailStatements(vec![(index, "TransactionConflict")]),
         None => Action::Forward,
     });
@@ -363,7 +346,7 @@ async fn a_session_that_is_throttled_for_ever_does_not_save_the_others() {
 }
 
 #[tokio::test]
-async fn a_failure_half_way_tells_exactly_how_far_it_got() {
+async fn a_failure_half_way_is_answered_with_the_exact_number_of_revoked_sessions() {
     let actions: [fn() -> Action; 2] =
         [|| Action::Fail(400, "ThrottlingException"), || Action::Fail(400, "AccessDeniedException")];
     for (action, status, id) in [(actions[0], 503, "temporarily_unavailable"), (actions[1], 500, "internal_error")] {
@@ -380,7 +363,7 @@ async fn a_failure_half_way_tells_exactly_how_far_it_got() {
 }
 
 #[tokio::test]
-async fn a_failed_confirmation_is_no_200() {
+async fn a_failed_second_read_of_the_index_is_not_a_200() {
     let (world, caller) = World::with_others(30).await;
     world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
         ("Query", 1..) => Action::Fail(500, "InternalServerError"),
@@ -390,7 +373,17 @@ async fn a_failed_confirmation_is_no_200() {
 }
 
 #[tokio::test]
-async fn a_later_page_that_fails_is_no_200() {
+async fn a_throttled_second_page_is_read_again() {
+    let (world, caller) = World::with_others(2_500).await;
+    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+        ("Query", 1) => Action::Fail(400, "ThrottlingException"),
+        _ => Action::Forward,
+    });
+    press(&world, &caller).await.0.assert_count(2_500);
+}
+
+#[tokio::test]
+async fn a_second_page_that_fails_is_not_a_200() {
     let (world, caller) = World::with_others(2_100).await;
     world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
         ("Query", 1..) => Action::Fail(400, "AccessDeniedException"),
@@ -408,14 +401,14 @@ async fn an_index_entry_without_a_key_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn a_deadline_in_the_past_counts_as_none() {
+async fn a_deadline_in_the_past_is_ignored() {
     let (mut world, caller) = World::with_others(10).await;
     world.timeout = Duration::ZERO;
     press(&world, &caller).await.0.assert_count(10);
 }
 
 #[tokio::test]
-async fn nothing_listens() {
+async fn a_refused_connection_is_a_503() {
     let (mut world, caller) = World::with_others(1).await;
     world.sdk_config = world.sdk_config.to_builder().endpoint_url("http://127.0.0.1:9").build();
     world.press(&caller).await.assert_error(503, "temporarily_unavailable", Some(0));

@@ -6,7 +6,7 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::print_stdout,
-    reason = "a test that does not find what it looks for should fail, and say so"
+    reason = "a test that does not find what it expects should fail"
 )]
 
 mod authentication;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Value, json};
 
 use disable_my_other_sessions::credentials::{Malformed, Source};
@@ -11,8 +10,8 @@ use disable_my_other_sessions::origin::CsrfViolation;
 use disable_my_other_sessions::response::Error;
 use disable_my_other_sessions::session::Inactive;
 
-use crate::support::{Action, Answer, World, delete};
-use crate::template::gateway_answers;
+use crate::support::events::Request;
+use crate::support::{Action, Answer, World, delete, gateway, yaml};
 
 const ROUTE: &str = "/auth/sessions";
 
@@ -60,7 +59,7 @@ async fn exactly_the_headers_that_are_sent_are_documented() {
         assert_eq!(documented.keys().collect::<BTreeSet<_>>(), ever, "{operation} {status}");
         for (name, header) in &documented {
             let always = sent.iter().all(|sent| sent.contains(name));
-            // A gateway renames that one.
+            // REST APIs rename this header.
             let required = always && name != "www-authenticate";
             assert_eq!(header["required"].as_bool().unwrap_or_default(), required, "{operation} {status} {name}");
         }
@@ -85,13 +84,12 @@ async fn every_example_is_a_real_answer_but_for_ids_and_numbers() {
     }
 }
 
-/// Whoever adds an error adds it to the document.
+/// Fails when an error is added to the code or to the template, but not to the document.
 #[test]
 fn every_error_of_code_and_template_is_documented() {
     let errors = each_error();
     let in_code = errors.iter().map(|error| error.id().to_owned());
-    let gateway = gateway_answers();
-    let in_template = gateway.iter().map(|answer| answer.error_id().to_owned());
+    let in_template = gateway::responses().map(|response| response.answer.error_id().to_owned());
     let document = Document::read();
     let documented = document.responses().into_iter().flat_map(|(_, _, response)| ids(response));
     let documented: BTreeSet<_> = documented.filter(|id| !id.is_empty()).collect();
@@ -111,7 +109,7 @@ fn each_error() -> Vec<Error> {
         Error::Store { cause: StoreError::BadItem("user_id"), revoked: None },
     ];
     for error in &errors {
-        // A new kind does not compile until it is added here, and then above.
+        // A new kind of error does not compile until it is added here. Add it to the list above too.
         match error {
             Error::RouteNotFound
             | Error::MethodNotAllowed
@@ -126,7 +124,7 @@ fn each_error() -> Vec<Error> {
 }
 
 #[tokio::test]
-async fn every_documented_credential_is_taken() {
+async fn every_documented_credential_is_accepted() {
     let document = Document::read();
     let operation = &document.0["paths"][ROUTE]["delete"];
     let alternatives = operation["security"].as_array().expect("alternatives");
@@ -148,13 +146,13 @@ async fn every_documented_credential_is_taken() {
     assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
 
-/// Answers of every kind, API Gateway's included: to web pages and others, with `debug` and without.
+/// Answers of every kind, also those of API Gateway itself: to web pages and to other clients, with `debug` and without.
 async fn answers() -> Vec<Given> {
-    let mut answers: Vec<_> = gateway_answers().into_iter().map(|answer| ("delete", answer)).collect();
+    let mut answers: Vec<_> = gateway::responses().map(|response| ("delete", response.answer)).collect();
     for (debug, page) in [(false, false), (false, true), (true, true)] {
         let (mut world, caller) = World::with_others(30).await;
         world.config.error_debug = debug;
-        let sent = |request: crate::support::events::Request| {
+        let sent = |request: Request| {
             let request = if page { request.header("Origin", "https://app.example.com") } else { request };
             let world = &world;
             async move { world.send(request).await }
@@ -169,7 +167,7 @@ async fn answers() -> Vec<Given> {
         for (operation, number, code) in [
             ("GetItem", 0, "AccessDeniedException"),
             ("GetItem", 0, "ThrottlingException"),
-            // The other batch of two is carried out.
+            // The first of the two batches is carried out.
             ("BatchExecuteStatement", 1, "AccessDeniedException"),
         ] {
             world.proxy.reset();
@@ -191,12 +189,12 @@ async fn answers() -> Vec<Given> {
     answers
 }
 
-/// All headers except `Content-Type`, which OpenAPI documents as the key of the content.
+/// All headers except `Content-Type`, which the document has as the key of the content.
 fn headers_of(answer: &Answer) -> impl Iterator<Item = (&String, &String)> {
     answer.headers.iter().filter(|(name, _)| *name != "content-type")
 }
 
-/// A body without what differs from call to call.
+/// A body without the values that differ from call to call.
 fn blanked(body: &Value) -> Value {
     let mut body = body.clone();
     for field in ["/count", "/error/request", "/error/details/revoked"] {
@@ -211,7 +209,7 @@ fn outcome(operation: &str, status: u64, id: &str) -> String {
     format!("{operation} {status} {id}")
 }
 
-/// The error ids of a response; the empty one if it is of no error.
+/// The error ids of a response; the empty string for a response without an error.
 fn ids(response: &Value) -> Vec<String> {
     let schema = &response["content"]["application/json"]["schema"];
     match schema["allOf"][1]["properties"]["error"]["properties"]["id"]["enum"].as_array() {
@@ -222,9 +220,7 @@ fn ids(response: &Value) -> Vec<String> {
 
 impl Document {
     fn read() -> Self {
-        let text = include_str!("../../docs/openapi.yaml");
-        let documents = Yaml::load_from_str(text).expect("docs/openapi.yaml to be YAML");
-        Self(json_of(&documents[0]))
+        Self(yaml::parse(include_str!("../../docs/openapi.yaml")))
     }
 
     /// Every response, with its operation and status.
@@ -261,7 +257,7 @@ impl Document {
 
     fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
         let Some(reference) = value["$ref"].as_str() else { return value };
-        self.0.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} leads nowhere"))
+        self.0.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} does not exist"))
     }
 
     /// Asserts that a value is valid for a schema of the document.
@@ -272,19 +268,5 @@ impl Document {
         let validator = jsonschema::validator_for(&schema).expect("a JSON Schema");
         let errors: Vec<_> = validator.iter_errors(value).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{value}: {errors:#?}");
-    }
-}
-
-fn json_of(yaml: &Yaml) -> Value {
-    match yaml {
-        Yaml::Mapping(mapping) => {
-            let fields = mapping.iter();
-            fields.map(|(key, value)| (key.as_str().expect("a name").to_owned(), json_of(value))).collect()
-        }
-        Yaml::Sequence(sequence) => sequence.iter().map(json_of).collect(),
-        Yaml::Value(Scalar::String(text)) => json!(text),
-        Yaml::Value(Scalar::Integer(number)) => json!(number),
-        Yaml::Value(Scalar::Boolean(value)) => json!(value),
-        other => panic!("not expected in docs/openapi.yaml: {other:?}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, World, delete};
+use crate::support::{Answer, Gateway, World, delete};
 
 #[tokio::test]
 async fn the_last_path_segment_is_the_route() {
@@ -37,7 +37,7 @@ async fn other_methods_are_refused_and_cannot_be_overridden() {
             let mut event = request.into_event();
             event["queryStringParameters"] = json!({"_method": "DELETE"});
             event["body"] = json!("_method=DELETE");
-            let answer = crate::support::Answer::from_gateway(&world.invoke(&event).await);
+            let answer = Answer::from_gateway(&world.invoke(&event).await);
             answer.assert_error(405, "method_not_allowed", None);
             assert_eq!(answer.header("allow"), Some("DELETE, OPTIONS"));
         }
@@ -53,7 +53,7 @@ async fn a_body_is_ignored() {
             let mut event = delete().token(&caller.token).into_event();
             event["body"] = body.clone();
             event["isBase64Encoded"] = json!(encoded);
-            crate::support::Answer::from_gateway(&world.invoke(&event).await).assert_count(1);
+            Answer::from_gateway(&world.invoke(&event).await).assert_count(1);
         }
     }
 }
@@ -101,7 +101,7 @@ async fn an_error_has_every_field_of_the_envelope() {
 }
 
 #[tokio::test]
-async fn the_request_id_is_the_gateways_or_else_lambdas() {
+async fn the_request_id_is_that_of_the_gateway_or_else_that_of_lambda() {
     for (gateway, id) in [
         (Gateway::Rest, "gateway-request-id"),
         (Gateway::Http, "gateway-request-id"),
@@ -123,7 +123,7 @@ async fn the_count_is_an_integer_literal() {
 }
 
 #[tokio::test]
-async fn each_gateway_gets_its_own_kind_of_answer() {
+async fn each_gateway_gets_the_answer_in_its_format() {
     let world = World::new().await;
     let answer = |gateway| {
         let event = delete().through(gateway).into_event();
@@ -140,11 +140,11 @@ async fn each_gateway_gets_its_own_kind_of_answer() {
 }
 
 #[tokio::test]
-async fn missing_parts_of_an_event_are_no_harm() {
+async fn an_event_with_missing_parts_is_served() {
     let (world, caller) = World::with_others(1).await;
     let event = json!({
         "httpMethod": "DELETE", "path": "/sessions", "multiValueHeaders": null, "requestContext": Value::Null,
         "headers": {"x-session-token": caller.token, "x-number": 7, "x-null": null},
     });
-    crate::support::Answer::from_gateway(&world.invoke(&event).await).assert_count(1);
+    Answer::from_gateway(&world.invoke(&event).await).assert_count(1);
 }

@@ -1,5 +1,5 @@
-//! The code in docs/, run as it stands there: it is taken from the pages. `make test-snippets` runs all of it and gets
-//! what that takes; without it, only what takes nothing more than Rust.
+//! The code in docs/, extracted from the pages and run. `make test-snippets` installs the interpreters and runs all of it.
+//! Otherwise only the code that needs nothing but Rust is run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,8 +11,8 @@ use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::cargo_lambda::Watch;
-use crate::support::{Row, Session, World, delete, n, now, revoked, s};
+use crate::support::watch::Watch;
+use crate::support::{Row, Session, World, delete, gateway, n, now, revoked, s};
 
 #[allow(clippy::missing_errors_doc, reason = "it is as the page has it")]
 #[path = "../snippets/sessions.rs"]
@@ -21,10 +21,10 @@ mod sessions;
 const CALLING: &str = include_str!("../../docs/calling-it.md");
 const TABLE: &str = include_str!("../../docs/sessions-table.md");
 
-/// Code of a page in a folder of its own, to run on a world.
+/// Code of a page in a folder of its own, to run on the database of a world.
 struct Snippet {
     folder: PathBuf,
-    /// What its commands get beside what every one gets.
+    /// Variables of its commands, in addition to those that all snippets get.
     variables: Vec<(&'static str, String)>,
     /// The command that runs it.
     command: Vec<String>,
@@ -115,7 +115,7 @@ async fn sessions_in_rust() {
     assert_eq!(code(TABLE, "rust"), include_str!("../snippets/sessions.rs"), "what is compiled is not what is shown");
     let world = World::new().await;
     let table = sessions::Table { client: direct(&world), name: world.database.table.clone() };
-    // The same as the other languages, one process less.
+    // Called directly, where the other languages need a process.
     let call = async |function: &str, argument: &str| match function {
         "sign_in" => table.sign_in(argument).await.expect("a token"),
         "sign_out" => table.sign_out(argument).await.map(|()| String::new()).expect("no error"),
@@ -144,7 +144,7 @@ async fn a_page_on_a_sibling_host_cannot_add_a_second_session_cookie() {
         world.send(delete().header("Cookie", &cookies)).await
     };
     let (second, same) = ("Domain=example.com; Path=/auth; Secure", "Domain=example.com; Path=/; Secure");
-    // What the page advises against, and warns of: a second cookie, or another one in place of the owner's.
+    // Without the advice, the attacks that the page warns of succeed: a second cookie, or one in place of the owner's.
     let unprotected = format!("ory_kratos_session={}; Domain=example.com; Path=/; Secure; HttpOnly", caller.token);
     let name = "ory_kratos_session";
     send(name, &unprotected, &[second]).await.assert_error(400, "malformed_credentials", None);
@@ -203,13 +203,8 @@ fn the_lists_of_answers_have_every_status_and_id_that_a_caller_can_get() {
     ]
     .map(|(status, id)| (status.to_owned(), id.to_owned()))
     .into();
-    // What API Gateway answers by itself.
-    let bodies = include_str!("../../template.yaml").split(r#"{"error":{"code":"#).skip(1);
-    answers.extend(bodies.map(|body| {
-        let (status, rest) = body.split_once(',').expect("a status");
-        let id = rest.split_once(r#""id":""#).expect("an id").1;
-        (status.to_owned(), id.split_once('"').expect("the end of the id").0.to_owned())
-    }));
+    let of_gateway = gateway::responses().map(|response| response.answer);
+    answers.extend(of_gateway.map(|answer| (answer.status.to_string(), answer.error_id().to_owned())));
     assert!(answers.contains(&("504".to_owned(), "temporarily_unavailable".to_owned())), "{answers:?}");
     for page in [CALLING, include_str!("../../README.md")] {
         for (status, id) in &answers {
@@ -298,7 +293,7 @@ async fn adding_the_index() {
     world.press(&caller).await.assert_count(3);
 }
 
-/// Presses the button with the code in one of the languages: with a session's token, and with one of none.
+/// Presses the button with the code in one of the languages: with the token of a session, and with an unknown one.
 async fn calls(language: &str, file: &str, build: &[&str], command: &[&str], count: &str) {
     let mut snippet = Snippet::new(&format!("calling-{language}"), command);
     snippet.write(file, &code(CALLING, language));
@@ -323,7 +318,7 @@ async fn writes_and_checks_sessions(snippet: &Snippet) {
     scenario(&world, async |function: &str, argument: &str| snippet.call(&world, &[function, argument]).await).await;
 }
 
-/// What the page says of sign-in, check and sign-out, and that the function and the application understand each other.
+/// Checks what the page says of signing in, checking, rotating and signing out, together with calls of the function.
 async fn scenario(world: &World, call: impl AsyncFn(&str, &str) -> String) {
     let laptop = call("sign_in", "dora").await;
     let phone = call("sign_in", "dora").await;
@@ -401,11 +396,11 @@ async fn scenario(world: &World, call: impl AsyncFn(&str, &str) -> String) {
         assert_eq!(call(function, "unknown").await, "");
     }
     assert_eq!(world.database.rows().await.len(), rows, "neither signing out nor rotating creates a session");
-    // Milliseconds let it call, and nothing that is expired, or not even a session, is left out.
+    // A time in milliseconds is in the future, so the call works. It revokes expired and incomplete sessions too.
     world.send(delete().token("milliseconds")).await.assert_count(6);
 }
 
-/// Runs a suite of `orders.py` on the Python of the page: how many orders it has tried.
+/// Runs a suite of `orders.py` with the Python of the page, and returns how many orders it has tried.
 async fn tries_all_orders(suite: &str) -> u64 {
     let world = World::new().await;
     make_old_table(&world).await;
@@ -430,7 +425,7 @@ fn python(folder: &str) -> Snippet {
 impl Snippet {
     fn new(name: &str, command: &[&str]) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("snippets").join(name);
-        // Left by the run before, if there was one.
+        // A previous run may have left it.
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).expect("a folder");
         Self { folder, variables: Vec::new(), command: command.iter().map(|&word| word.to_owned()).collect() }
@@ -465,7 +460,7 @@ impl Snippet {
         output
     }
 
-    /// Whether a command has succeeded, and its output: of a failure all, else what a program would read.
+    /// Whether a command has succeeded, and its standard output; after a failure also its standard error.
     async fn run(&self, command: &[&str], variables: &[(&'static str, String)]) -> (bool, String) {
         let (program, arguments) = command.split_first().expect("a program");
         let output = Command::new(program)
@@ -501,7 +496,7 @@ fn code(page: &str, language: &str) -> String {
     code
 }
 
-/// The name of the table of raw tokens that an application moves over from.
+/// The name of the table of raw tokens that an application had before.
 fn old_table(world: &World) -> String {
     format!("old-{}", world.database.table)
 }

@@ -38,13 +38,21 @@ impl Answer {
         self.body["error"]["id"].as_str().unwrap_or_default()
     }
 
-    /// Asserts that the others are out, and how many that were.
+    /// How many sessions the call claims to have revoked: the count of a 200, or `details.revoked` of an error.
+    pub fn claimed(&self) -> u64 {
+        if self.status == 200 {
+            return self.body["count"].as_u64().expect("a count");
+        }
+        self.body["error"]["details"]["revoked"].as_u64().unwrap_or_default()
+    }
+
+    /// Asserts a 200 with this count.
     #[track_caller]
     pub fn assert_count(&self, count: u64) {
         assert_eq!((self.status, &self.body), (200, &json!({"count": count})), "{self:?}");
     }
 
-    /// Asserts an error, and how many sessions the call did revoke if it says so.
+    /// Asserts an error and its `details.revoked`, absent for errors before the first revocation.
     #[track_caller]
     pub fn assert_error(&self, status: u64, id: &str, revoked: Option<u64>) {
         assert_eq!((self.status, self.error_id()), (status, id), "{self:?}");

@@ -12,22 +12,24 @@ use aws_sdk_dynamodb::types::{
     ProjectionType, PutRequest, ScalarAttributeType, WriteRequest,
 };
 use disable_my_other_sessions::session::Token;
-use saphyr::{LoadableYamlNode, Yaml};
+use serde_json::Value;
 use tokio::sync::oneshot;
+
+use super::yaml::{list, resource, string};
 
 pub const INDEX: &str = "user_id-index";
 
-/// Items as tests read them: every attribute in DynamoDB's own notation, such as `S:active` or `N:1`.
+/// An item as tests read it: the value of each attribute after its type, such as `S:active` or `N:1`.
 pub type Row = BTreeMap<String, String>;
 
-/// A database of one's own.
+/// A database that no other test uses.
 #[derive(Clone)]
 pub struct Database {
     pub address: SocketAddr,
     /// Name of the table.
     pub table: String,
     client: Client,
-    /// The last clone takes the server with it.
+    /// The server ends with the last clone.
     _running: Option<Arc<oneshot::Sender<()>>>,
 }
 
@@ -39,8 +41,8 @@ pub struct Session {
 }
 
 impl Database {
-    /// Starts one on a port of `address` (0 for any free one) with an empty table, on a thread of its own, so that its
-    /// work does not count against the time-outs of the function under test.
+    /// Starts a database with an empty table. It listens on `address`; port 0 stands for any free port. It runs on a thread
+    /// of its own, so that its work does not delay the function under test.
     pub async fn start(address: SocketAddr) -> std::io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -61,7 +63,7 @@ impl Database {
         Ok(Self { _running: Some(Arc::new(running)), ..Self::connect(address, "sessions").await })
     }
 
-    /// Makes the table in a database that runs already.
+    /// Creates the table in a database that is running.
     pub async fn connect(address: SocketAddr, table: &str) -> Self {
         let database =
             Self { address, table: table.to_owned(), client: client(&format!("http://{address}")), _running: None };
@@ -70,9 +72,7 @@ impl Database {
     }
 
     async fn create_table(&self) {
-        let template = include_str!("../../../template.yaml");
-        let documents = Yaml::load_from_str(template).expect("template.yaml to be YAML");
-        let table = &documents[0]["Resources"]["SessionsTable"]["Properties"];
+        let table = resource("SessionsTable");
         let index = &table["GlobalSecondaryIndexes"][0];
         let attributes = list(&table["AttributeDefinitions"]).map(|attribute| {
             AttributeDefinition::builder()
@@ -106,7 +106,7 @@ impl Database {
             .expect("the table to be created");
     }
 
-    /// Writes sessions as they are.
+    /// Writes sessions, replacing those with the same token.
     pub async fn put(&self, sessions: &[Session]) {
         for sessions in sessions.chunks(25) {
             let requests = sessions.iter().map(|session| {
@@ -146,7 +146,7 @@ impl Session {
         Self::with_token(user, id, &format!("token-{id}"))
     }
 
-    /// The same with a token of one's choice.
+    /// The same with the given token.
     pub fn with_token(user: &str, id: &str, token: &str) -> Self {
         let hash = Token::parse(token.as_bytes()).expect("a token").hash();
         let session = Self { token: token.to_owned(), item: HashMap::new() };
@@ -180,7 +180,7 @@ impl Session {
     }
 }
 
-/// `n` sessions of a user.
+/// Active sessions of a user: `alice-0`, `alice-1`, and so on.
 pub fn sessions_of(user: &str, number: usize) -> Vec<Session> {
     (0..number).map(|index| Session::of(user, &format!("{user}-{index}"))).collect()
 }
@@ -198,7 +198,7 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
 }
 
-/// A client with the SDK's own settings, to prepare and inspect with.
+/// A client with the SDK's own settings, to write and read sessions with.
 fn client(endpoint: &str) -> Client {
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
@@ -218,8 +218,8 @@ fn notation(value: &AttributeValue) -> String {
     }
 }
 
-fn key_schema(keys: &Yaml) -> Vec<KeySchemaElement> {
-    let element = |key: &Yaml| {
+fn key_schema(keys: &Value) -> Vec<KeySchemaElement> {
+    let element = |key: &Value| {
         KeySchemaElement::builder()
             .attribute_name(string(&key["AttributeName"]))
             .key_type(KeyType::from(string(&key["KeyType"])))
@@ -227,12 +227,4 @@ fn key_schema(keys: &Yaml) -> Vec<KeySchemaElement> {
             .expect("a key")
     };
     list(keys).map(element).collect()
-}
-
-fn list<'a>(node: &'a Yaml<'a>) -> impl Iterator<Item = &'a Yaml<'a>> {
-    node.as_vec().expect("a list in template.yaml").iter()
-}
-
-fn string<'a>(node: &'a Yaml<'a>) -> &'a str {
-    node.as_str().expect("a string in template.yaml")
 }

@@ -2,10 +2,10 @@
 
 use super::database::{Session, n, now, s};
 
-/// Alice, calling from her laptop, signs out her phone, her tablet and a PC whose session has expired long ago; the
-/// session in the café is revoked already.
+/// Alice calls from her laptop. That signs out her phone, her tablet and a PC whose session expired an hour ago. Her session
+/// in the café is revoked already.
 pub const ALICE: &str = "MP2YWEMeM8MxjkGKpH4dqOQ4Q4DlSPaj";
-/// Bob, calling from his browser, signs out his phone.
+/// Bob calls from his browser. That signs out his phone.
 pub const BOB: &str = "ory_st_bobs-browser-Zk3pX8vQ2nW6";
 /// Carol's only session has expired.
 pub const CAROL: &str = "ory_st_carols-old-browser-7Hd2Lm";

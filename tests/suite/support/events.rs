@@ -1,4 +1,4 @@
-//! Requests as each gateway would hand them to the function.
+//! Requests as each gateway passes them to the function.
 
 use serde_json::{Map, Value, json};
 
@@ -19,7 +19,7 @@ impl Gateway {
     pub const ALL: [Self; 4] = [Self::Rest, Self::Http, Self::Alb, Self::AlbMultiValue];
 }
 
-/// A request on its way to the function.
+/// An HTTP request that a gateway receives.
 #[derive(Clone, Debug)]
 pub struct Request {
     gateway: Gateway,
@@ -78,7 +78,8 @@ impl Request {
         self.header("Authorization", &format!("Bearer {token}"))
     }
 
-    /// The event. Repeated headers come as each gateway sends them: the last one and all of them, joined, or the last.
+    /// The event. Of a repeated header, a REST API passes on the last value and a list of all values, an HTTP API all values
+    /// joined, and a load balancer either the last value or the list.
     pub fn into_event(self) -> Value {
         let mut single = Map::new();
         let mut multi = Map::new();

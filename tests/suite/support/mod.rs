@@ -1,11 +1,23 @@
-//! What the tests are made of: a database, a proxy in front of it that can fail, and the function on top.
+//! What the tests are made of. It depends on no test.
+//!
+//! | question | module |
+//! |---|---|
+//! | What can I send, and what did the client get? | `events`, `answer` |
+//! | What does the table hold? | `database`, `demo` |
+//! | How do I make DynamoDB fail, and see the requests that it got? | `proxy` |
+//! | How do I run the binary: under a Runtime API, or over HTTP? | `runtime`, `watch` |
+//! | What does `template.yaml` say? | `yaml`, `role`, `gateway` |
 
 pub mod answer;
 pub mod database;
 pub mod demo;
 pub mod events;
+pub mod gateway;
 pub mod proxy;
+pub mod role;
 pub mod runtime;
+pub mod watch;
+pub mod yaml;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -60,7 +72,7 @@ impl World {
             max_authentication_age: None,
             error_debug: false,
         };
-        // As the binary makes it, but for where to connect to.
+        // As the binary makes it, except for the endpoint, the region and the credentials.
         let sdk_config = client::config()
             .endpoint_url(format!("http://{}", proxy.address))
             .region(Region::new("eu-central-1"))
@@ -78,7 +90,7 @@ impl World {
         (world, caller)
     }
 
-    /// Sends the function an event, in the format of a gateway's, and returns the answer in the same.
+    /// Sends the function the event of a gateway, and returns the answer in the same gateway's format.
     pub async fn invoke(&self, event: &Value) -> Value {
         let store =
             Store::new(Connections::new(self.sdk_config.clone(), client::http_client), self.config.table.clone());
@@ -97,13 +109,13 @@ impl World {
         Answer::from_gateway(&self.invoke(&request.into_event()).await)
     }
 
-    /// Presses the button with a session's token.
+    /// Sends the request that revokes the user's other sessions, with the token of this caller.
     pub async fn press(&self, caller: &Session) -> Answer {
         self.send(delete().token(&caller.token)).await
     }
 }
 
-/// Does something to the database from within a rule of the proxy's, before the request goes on.
+/// Changes the database within a rule of the proxy, before the rule's request is forwarded.
 pub fn meanwhile(change: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::spawn(|| {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(change);
@@ -111,15 +123,22 @@ pub fn meanwhile(change: impl Future<Output = ()> + Send + 'static) {
     thread.join().expect("the change");
 }
 
+/// How many sessions a call of this caller has to revoke: those of its user that are not revoked, except its own.
+pub fn to_revoke(rows: &BTreeMap<String, Row>, caller: &Session) -> u64 {
+    let own = &rows[caller.id()];
+    let others = rows.values().filter(|row| row.get("user_id") == own.get("user_id") && *row != own);
+    others.filter(|row| row.get("status").is_none_or(|status| status != "S:revoked")).count() as u64
+}
+
 /// How many rows are revoked.
 pub fn revoked(rows: &BTreeMap<String, Row>) -> u64 {
     rows.values().filter(|row| row.get("status").is_some_and(|status| status == "S:revoked")).count() as u64
 }
 
-/// Two instants of the table differ in nothing but what revocation writes.
+/// Asserts that nothing was written between two readings of the table but complete revocations.
 #[track_caller]
 pub fn assert_only_revocations(before: &BTreeMap<String, Row>, after: &BTreeMap<String, Row>) {
-    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "items came or went");
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "items were created or deleted");
     for (id, row) in after {
         if row == &before[id] {
             continue;

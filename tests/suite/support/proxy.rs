@@ -1,5 +1,5 @@
-//! Between the SDK and the database: passes requests on if the function's role allows them, keeps what it saw, and does
-//! them harm where a test asks for it.
+//! A proxy between the SDK and the database. It refuses what the function's role does not allow, records each request, and
+//! injects the faults of a test's rule.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,7 +22,10 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use crate::template;
+use super::{Session, role};
+
+/// The place of the token's hash among the parameters of a statement: see `revoke_statement` in `src/store.rs`.
+const TOKEN_HASH: usize = 3;
 
 /// A request to DynamoDB as the proxy sees it.
 #[derive(Clone, Debug)]
@@ -36,6 +39,23 @@ pub struct Call {
     pub body: Value,
 }
 
+impl Call {
+    /// The statements of a batch. Other requests have none.
+    pub fn statements(&self) -> &[Value] {
+        self.body["Statements"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// The hashes of the tokens whose sessions a batch writes to, in the order of its statements.
+    pub fn hashes(&self) -> impl Iterator<Item = &str> {
+        self.statements().iter().map(|statement| statement["Parameters"][TOKEN_HASH]["S"].as_str().expect("a hash"))
+    }
+
+    /// The position of a session's statement in a batch.
+    pub fn position_of(&self, session: &Session) -> Option<usize> {
+        self.hashes().position(|hash| hash == session.token_hash())
+    }
+}
+
 /// What the proxy does with a request.
 pub enum Action {
     Forward,
@@ -43,25 +63,25 @@ pub enum Action {
     Delay(Duration),
     /// Forwards, then waits before it answers.
     SlowAnswer(Duration),
-    /// Never answers, nor forwards.
+    /// Neither forwards nor answers.
     Hang,
-    /// Never answers, and forwards after so long, whether anyone still waits or not.
+    /// Forwards after this time, even if the client has given up by then, and never answers.
     ForwardLate(Duration),
     /// Closes the connection without forwarding.
     Refuse,
     /// Answers an error of the whole request without forwarding: HTTP status and code.
     Fail(u16, &'static str),
-    /// Answers what is no answer of DynamoDB's.
+    /// Answers HTML instead of JSON, without forwarding.
     Garbage,
     /// Forwards, and closes the connection instead of answering.
     LoseAnswer,
     /// Forwards, and never answers.
     HangAfter,
-    /// Forwards, and answers an error all the same.
+    /// Forwards, and answers an error although the request was carried out.
     FailAfter(u16, &'static str),
     /// Answers these statements of a batch, by position, with an error code, and forwards only the others.
     FailStatements(Vec<(usize, &'static str)>),
-    /// Forwards only so many statements of a batch, and answers for these.
+    /// Forwards only the first so many statements of a batch, and returns the answer to these.
     Curtail(usize),
     /// Forwards, and changes the answer.
     Edit(Box<dyn FnOnce(&mut Value) + Send>),
@@ -69,12 +89,12 @@ pub enum Action {
 
 type Rule = Box<dyn FnMut(&Call) -> Action + Send>;
 
-/// A proxy of one's own in front of a database.
+/// A proxy that no other test uses, in front of a database.
 #[derive(Clone)]
 pub struct Proxy {
     pub address: SocketAddr,
     state: Arc<State>,
-    /// The last clone takes the proxy with it.
+    /// The proxy ends with the last clone.
     _running: Arc<oneshot::Sender<()>>,
 }
 
@@ -86,8 +106,8 @@ struct State {
     under_way: Mutex<BTreeMap<String, usize>>,
     /// The connections accepted so far.
     connections: Mutex<Vec<AbortHandle>>,
-    /// Connections before this one are silent: what they carry is lost.
-    silent_before: AtomicUsize,
+    /// The connections with a lower number do not answer any more.
+    unresponsive_before: AtomicUsize,
 }
 
 impl Proxy {
@@ -103,7 +123,7 @@ impl Proxy {
             seen: Mutex::default(),
             under_way: Mutex::default(),
             connections: Mutex::default(),
-            silent_before: AtomicUsize::new(0),
+            unresponsive_before: AtomicUsize::new(0),
         });
         let (running, stopped) = oneshot::channel::<()>();
         let proxy = Self { address, state: Arc::clone(&state), _running: Arc::new(running) };
@@ -119,7 +139,7 @@ impl Proxy {
         proxy
     }
 
-    /// From now on does with each request what the rule says.
+    /// Sets what is done with each request from now on.
     pub fn rule(&self, rule: impl FnMut(&Call) -> Action + Send + 'static) {
         *self.state.rule.lock().expect("no rule to panic") = Box::new(rule);
     }
@@ -135,23 +155,30 @@ impl Proxy {
         self.state.connections.lock().expect("a lock").len()
     }
 
+    /// Closes all open connections except the newest so many.
+    pub fn close_all_connections_but(&self, newest: usize) {
+        let connections = self.state.connections.lock().expect("a lock");
+        connections.iter().rev().skip(newest).for_each(AbortHandle::abort);
+    }
+
     /// Closes all open connections.
     pub fn close_connections(&self) {
-        self.state.connections.lock().expect("a lock").drain(..).for_each(|connection| connection.abort());
+        self.close_all_connections_but(0);
     }
 
-    /// Lets all open connections fall silent, as a firewall does that has forgotten them.
-    pub fn silence_connections(&self) {
+    /// Answers nothing more on the open connections, without closing them: a firewall that has forgotten a connection drops
+    /// its packets.
+    pub fn stop_answering_on_open_connections(&self) {
         let accepted = self.state.connections.lock().expect("a lock").len();
-        self.state.silent_before.store(accepted, Ordering::Relaxed);
+        self.state.unresponsive_before.store(accepted, Ordering::Relaxed);
     }
 
-    /// What has been asked so far.
+    /// The requests so far, in the order of their arrival.
     pub fn seen(&self) -> Vec<Call> {
         self.state.seen.lock().expect("a lock").clone()
     }
 
-    /// How often an operation has been asked for.
+    /// The number of requests of an operation so far.
     pub fn count(&self, operation: &str) -> usize {
         self.seen().iter().filter(|call| call.operation == operation).count()
     }
@@ -165,7 +192,7 @@ async fn serve(listener: std::net::TcpListener, state: Arc<State>) -> Infallible
         let connection = Arc::clone(&state);
         let task = tokio::spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&connection), number, request));
-            // An error is a connection that a rule has closed, or the client.
+            // An error means that a rule or the client has closed the connection.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
         state.connections.lock().expect("a lock").push(task.abort_handle());
@@ -191,7 +218,7 @@ async fn answer(
     connection: usize,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Closed> {
-    if connection < state.silent_before.load(Ordering::Relaxed) {
+    if connection < state.unresponsive_before.load(Ordering::Relaxed) {
         std::future::pending::<Infallible>().await;
     }
     let (parts, body) = request.into_parts();
@@ -210,7 +237,7 @@ async fn answer(
         seen.push(call.clone());
         call
     };
-    if !template::allows(&call) {
+    if !role::allows(&call.operation, &call.body) {
         return Ok(error(400, "AccessDeniedException"));
     }
     let action = (state.rule.lock().expect("no rule to panic"))(&call);

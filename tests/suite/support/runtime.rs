@@ -1,4 +1,5 @@
-//! The Lambda Runtime API, as far as the binary uses it, so that the very binary that is deployed can be run.
+//! The part of the Lambda Runtime API that the binary uses, to run the binary as Lambda does. `FUNCTION` is the path of another
+//! build of it, such as a release build.
 //!
 //! Source: "Using the Lambda runtime API" in the AWS Lambda Developer Guide.
 
@@ -18,7 +19,8 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, mpsc};
 
-use super::World;
+use super::events::Request as FunctionRequest;
+use super::{Answer, World};
 
 /// The binary, waiting for events.
 pub struct Function {
@@ -27,13 +29,16 @@ pub struct Function {
     answers: mpsc::Receiver<Result<Value, Value>>,
 }
 
-/// The events that the binary will get.
-struct Events {
+/// The events for the binary.
+struct Queue {
     events: mpsc::Receiver<Value>,
+    /// How many the binary has got.
     handed_out: usize,
+    /// How long an invocation may take.
+    timeout: Duration,
 }
 
-/// What a stopped binary has left.
+/// The exit and the output of a binary that has ended.
 #[derive(Debug)]
 pub struct Output {
     pub success: bool,
@@ -42,21 +47,28 @@ pub struct Output {
 }
 
 impl Function {
-    /// Starts the binary on a world's database, with more variables or other values for the usual ones.
+    /// Starts the binary on a world's database and with its time-out. The variables are added to the usual ones or replace
+    /// them.
     pub async fn start(world: &World, variables: &[(&str, &str)]) -> Self {
         let (events, next) = mpsc::channel(1);
         let (given, answers) = mpsc::channel(1);
-        let address = serve(Arc::new(Mutex::new(Events { events: next, handed_out: 0 })), given).await;
+        let queue = Queue { events: next, handed_out: 0, timeout: world.timeout };
+        let address = serve(Arc::new(Mutex::new(queue)), given).await;
         let mut all = vec![("SESSIONS_TABLE", world.database.table.as_str())];
         all.extend(variables);
         let process = command(&address.to_string(), &format!("http://{}", world.proxy.address), &all);
         Self { process, events, answers }
     }
 
-    /// Hands the function an event: its answer, or the error that it reports for the invocation.
+    /// Sends the function an event. Returns its answer, or the error that it reports for the invocation.
     pub async fn invoke(&mut self, event: Value) -> Result<Value, Value> {
         self.events.send(event).await.expect("the runtime API to run");
         self.answers.recv().await.expect("the runtime API to run")
+    }
+
+    /// Sends the function a request.
+    pub async fn send(&mut self, request: FunctionRequest) -> Answer {
+        Answer::from_gateway(&self.invoke(request.into_event()).await.expect("an answer"))
     }
 
     /// Sends the process a signal, by name.
@@ -74,20 +86,21 @@ impl Function {
         peak.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// Stops it and returns what it has printed.
+    /// Stops it and returns its output.
     pub async fn stop(mut self) -> Output {
         self.process.start_kill().expect("a running process");
         output(self.process).await
     }
 }
 
-/// Runs the binary without any Lambda around it, until it ends by itself.
+/// Runs the binary without a Runtime API until it ends by itself.
 pub async fn run(variables: &[(&str, &str)]) -> Output {
     output(command("127.0.0.1:9", "http://127.0.0.1:9", variables)).await
 }
 
 fn command(runtime_api: &str, endpoint: &str, variables: &[(&str, &str)]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_disable-my-other-sessions"))
+    let binary = std::env::var_os("FUNCTION");
+    Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_disable-my-other-sessions").into()))
         .env_clear()
         .env("AWS_LAMBDA_RUNTIME_API", runtime_api)
         .env("AWS_LAMBDA_FUNCTION_NAME", "disable-my-other-sessions")
@@ -118,12 +131,12 @@ async fn output(mut process: Child) -> Output {
     output
 }
 
-/// Lambda's id of an invocation, by its number in this world. No two invocations have the same.
+/// Lambda's id of an invocation by the number of the invocation in its world. Each is different.
 pub fn request_id(number: usize) -> String {
     if number == 0 { "lambda-request-id".to_owned() } else { format!("lambda-request-id-{number}") }
 }
 
-async fn serve(events: Arc<Mutex<Events>>, answers: mpsc::Sender<Result<Value, Value>>) -> SocketAddr {
+async fn serve(events: Arc<Mutex<Queue>>, answers: mpsc::Sender<Result<Value, Value>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -141,7 +154,7 @@ async fn serve(events: Arc<Mutex<Events>>, answers: mpsc::Sender<Result<Value, V
 }
 
 async fn respond(
-    events: Arc<Mutex<Events>>,
+    events: Arc<Mutex<Queue>>,
     answers: mpsc::Sender<Result<Value, Value>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
@@ -150,7 +163,7 @@ async fn respond(
         let mut events = events.lock().await;
         let Some(event) = events.events.recv().await else { std::future::pending().await };
         events.handed_out += 1;
-        let deadline = (SystemTime::now() + Duration::from_secs(29)).duration_since(UNIX_EPOCH).expect("a clock");
+        let deadline = (SystemTime::now() + events.timeout).duration_since(UNIX_EPOCH).expect("a clock");
         let response = Response::builder()
             .header("lambda-runtime-aws-request-id", request_id(events.handed_out - 1))
             .header("lambda-runtime-deadline-ms", deadline.as_millis().to_string())
