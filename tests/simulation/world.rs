@@ -23,6 +23,7 @@ use crate::history::{Actor, Call, Item, Look, Moment, News, n, s, text};
 use crate::network::{Connection, Connections, Response, Sent, latency};
 use crate::plan::{Act, Deed, Fault, Kind, Plan, Press, Step, Target, When};
 use crate::report::Report;
+use crate::role;
 use disable_my_other_sessions::session::Token;
 
 /// When a trial begins: on 2026-11-24.
@@ -424,6 +425,9 @@ impl World {
                     .wrapping_mul(0x9e37_79b9_7f4a_7c15),
         );
         let exact = self.plan.service.exact_latency;
+        if !role::allows(&operation, &body) {
+            self.wrong.push(format!("the role of template.yaml forbids {operation} {body}"));
+        }
         let (out, back) = latency(exact, &mut rng);
         let connect = if connection == Connection::Opening && exact.is_none() { 2 * rng.u64(1..4) } else { 0 };
         let out = out
