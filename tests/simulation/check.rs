@@ -10,6 +10,8 @@ use crate::world::{ALICE, World, epoch_seconds_at};
 
 /// What a change that comes so shortly before the answer is, in milliseconds: the function's last read may have been before it.
 const LAST_MOMENT: u64 = 150;
+/// What a call reserves for its answer: at most so many milliseconds, and at most this part of its time.
+const ANSWERING: (u64, u64) = (500, 10);
 /// With this many milliseconds a call has all the time that it needs for a few faults.
 const AMPLE_TIME: u64 = 20_000;
 
@@ -59,12 +61,34 @@ pub fn the_end(world: &mut World) {
             world.wrong.push(format!("{:?} is not revoked in the end", text(item, "session_id")));
         }
     }
-    // What was carried out after the answer is no call's fault, but it is counted by none.
-    for call in world.calls.values() {
-        let late =
-            world.service.history.changes_of(call.number).filter(|(_, _, change)| change.moment > call.end_moment);
-        world.report.late += late.count() as u64;
+    let numbers: Vec<_> = world.calls.keys().copied().collect();
+    for number in numbers {
+        let (late, wrong) = changed_after_the_answer(&world.service, &world.calls[&number]);
+        world.report.late += late;
+        world.wrong.extend(wrong);
     }
+}
+
+/// What is carried out after the answer is in no count. So a call that has writes without a response waits for them as long as it
+/// may. Returns how many came later, and those that it should have waited for.
+fn changed_after_the_answer(service: &Service, call: &Call) -> (u64, Vec<String>) {
+    let waited = call.end - call.begin + ANSWERING.0.min(call.timeout / ANSWERING.1) + LAST_MOMENT >= call.timeout;
+    let late = service.history.changes_of(call.number).filter(|(_, _, change)| change.moment > call.end_moment);
+    let (mut number, mut wrong) = (0, Vec::new());
+    for (hash, _, change) in late {
+        number += 1;
+        // Whoever writes an item again makes it one that a write of before can still revoke.
+        let mut others = service.history.during(hash, call.begin_moment, change.moment);
+        let written_again = others.any(|change| change.by == Actor::Others && change.moment > call.begin_moment);
+        if !waited && !written_again && call.permanent == 0 {
+            wrong.push(format!(
+                "call {}: {} was revoked after an answer that came early",
+                call.number,
+                name(service, hash)
+            ));
+        }
+    }
+    (number, wrong)
 }
 
 fn in_time(call: &Call, wrong: &mut Vec<String>) {

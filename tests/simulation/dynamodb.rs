@@ -11,13 +11,13 @@ use dynoxide::errors::DynoxideError;
 use dynoxide::storage_backend::Clock;
 use dynoxide::{Database, ImportOptions};
 use fastrand::Rng;
-use saphyr::{LoadableYamlNode, Yaml};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::history::{Actor, Change, History, Item, Moment, s, text};
 use crate::plan::{Behaviour, Lag};
+use crate::yaml::{list, resource, string};
 
 pub const TABLE: &str = "sessions";
 pub const INDEX: &str = "user_id-index";
@@ -393,25 +393,20 @@ impl Clock for VirtualClock {
 /// A database with the table of `template.yaml`, and its index as a table.
 fn database() -> Database {
     let database = Database::memory_with_clock(Arc::new(VirtualClock)).expect("a database in memory");
-    let documents = Yaml::load_from_str(include_str!("../../template.yaml")).expect("template.yaml to be YAML");
-    let table = &documents[0]["Resources"]["SessionsTable"]["Properties"];
+    let table = resource("SessionsTable");
     let index = &table["GlobalSecondaryIndexes"][0];
-    let string = |node: &Yaml| node.as_str().expect("a string in template.yaml").to_owned();
-    let key = |node: &Yaml| {
-        let keys = node["KeySchema"].as_vec().expect("a key in template.yaml");
-        assert_eq!(keys.len(), 1, "a key of one attribute");
-        string(&keys[0]["AttributeName"])
+    let key = |node: &Value| {
+        let keys: Vec<_> = list(&node["KeySchema"]).map(|key| string(&key["AttributeName"]).to_owned()).collect();
+        let [key] = &keys[..] else { panic!("a key of {keys:?}") };
+        key.clone()
     };
-    assert_eq!(string(&index["IndexName"]), INDEX);
-    let projected = index["Projection"]["NonKeyAttributes"].as_vec().expect("attributes in template.yaml");
-    assert_eq!(projected.iter().map(string).collect::<Vec<_>>(), ["status"]);
+    assert_eq!(index["IndexName"], INDEX);
+    assert_eq!(index["Projection"]["NonKeyAttributes"], json!(["status"]));
     create(&database, TABLE, &[(&key(table), "HASH")]);
     create(&database, REPLICA, &[(&key(index), "HASH"), (&key(table), "RANGE")]);
-    // !If [HasTtl, specification, nothing]
-    let Yaml::Tagged(_, branches) = &table["TimeToLiveSpecification"] else { panic!("TTL without a condition") };
-    let ttl = json!({"TableName": TABLE, "TimeToLiveSpecification": {
-        "Enabled": true, "AttributeName": string(&branches[1]["AttributeName"]),
-    }});
+    // Only if a parameter says so.
+    let specification = &table["TimeToLiveSpecification"]["Fn::If"][1];
+    let ttl = json!({"TableName": TABLE, "TimeToLiveSpecification": specification});
     database.update_time_to_live(serde_json::from_value(ttl).expect("a request")).expect("TTL");
     database
 }

@@ -93,6 +93,8 @@ pub struct Call {
     pub reads: BTreeMap<String, Vec<Moment>>,
     /// Sessions named in a batch, and when the first of these batches was sent.
     pub written: BTreeMap<String, Moment>,
+    /// Sessions of whose latest write no report has arrived, and no read since.
+    pub unreported: BTreeSet<String>,
     /// When reads of sessions failed.
     pub failed_reads: Vec<Moment>,
 }
@@ -128,6 +130,7 @@ impl Call {
             changed: BTreeSet::new(),
             reads: BTreeMap::new(),
             written: BTreeMap::new(),
+            unreported: BTreeSet::new(),
             failed_reads: Vec::new(),
         }
     }

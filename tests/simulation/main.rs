@@ -35,9 +35,15 @@ mod history;
 mod network;
 mod plan;
 mod report;
+#[allow(dead_code, reason = "the suite uses more of it")]
+#[path = "../suite/support/role.rs"]
+mod role;
 mod shrink;
 mod timing;
 mod world;
+#[allow(dead_code, reason = "the suite uses more of it")]
+#[path = "../suite/support/yaml.rs"]
+mod yaml;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -23,6 +23,7 @@ use crate::history::{Actor, Call, Item, Look, Moment, News, n, s, text};
 use crate::network::{Connection, Connections, Response, Sent, latency};
 use crate::plan::{Act, Deed, Fault, Kind, Plan, Press, Step, Target, When};
 use crate::report::Report;
+use crate::role;
 use disable_my_other_sessions::session::Token;
 
 /// When a trial begins: on 2026-11-24.
@@ -424,6 +425,9 @@ impl World {
                     .wrapping_mul(0x9e37_79b9_7f4a_7c15),
         );
         let exact = self.plan.service.exact_latency;
+        if !role::allows(&operation, &body) {
+            self.wrong.push(format!("the role of template.yaml forbids {operation} {body}"));
+        }
         let (out, back) = latency(exact, &mut rng);
         let connect = if connection == Connection::Opening && exact.is_none() { 2 * rng.u64(1..4) } else { 0 };
         let out = out
@@ -464,6 +468,9 @@ impl World {
                 let named = statements.into_iter().flatten().filter_map(|statement| self.service.named(statement));
                 let mut again = false;
                 for hash in named {
+                    if call.unreported.contains(&hash) {
+                        self.wrong.push(format!("call {}: a write without a report is sent again unread", call.number));
+                    }
                     again |= call.written.contains_key(&hash);
                     call.written.entry(hash).or_insert(moment);
                 }
@@ -511,7 +518,9 @@ impl World {
             body.to_string().hash(&mut self.digest);
         }
         let moment = self.service.moment();
+        let unreported = unreported(&self.service, &exchange, Some(response));
         let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call)) else { return };
+        call.unreported.extend(unreported);
         let Response::Answer { status: 200, body } = response else {
             if exchange.step == Step::Sessions {
                 call.failed_reads.push(moment);
@@ -531,7 +540,10 @@ impl World {
                     call.shown.entry(hash).or_insert(moment);
                 }
                 News::Changed(hash) => drop(call.changed.insert(hash)),
-                News::Read(hash) => call.reads.entry(hash).or_default().push(exchange.moment),
+                News::Read(hash) => {
+                    call.unreported.remove(&hash);
+                    call.reads.entry(hash).or_default().push(exchange.moment);
+                }
             }
         }
         if exchange.step.is_page() && body["LastEvaluatedKey"].is_null() {
@@ -545,9 +557,10 @@ impl World {
         (number, now()).hash(&mut self.digest);
         let moment = self.service.moment();
         let Some(exchange) = self.requests.get(&number) else { return };
-        if exchange.step == Step::Sessions
-            && let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call))
-        {
+        let unreported = unreported(&self.service, exchange, None);
+        let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call)) else { return };
+        call.unreported.extend(unreported);
+        if exchange.step == Step::Sessions {
             call.failed_reads.push(moment);
         }
     }
@@ -624,6 +637,21 @@ impl World {
             self.service.put(&item, now());
         }
     }
+}
+
+/// The sessions of a batch of which the response does not report what was done.
+fn unreported(service: &Service, exchange: &Exchange, response: Option<&Response>) -> Vec<String> {
+    let statements = exchange.body["Statements"].as_array().cloned().unwrap_or_default();
+    let is_unreported = |place: usize| match response {
+        Some(Response::Answer { status: 200, body }) => {
+            let code = body["Responses"].get(place).map(|response| &response["Error"]["Code"]);
+            code.is_none_or(|code| code == "InternalServerError")
+        }
+        Some(Response::Answer { status, .. }) => *status >= 500,
+        Some(Response::Garbled | Response::Closed) | None => true,
+    };
+    let unreported = statements.iter().enumerate().filter(|(place, _)| is_unreported(*place));
+    unreported.filter_map(|(_, statement)| service.named(statement)).collect()
 }
 
 fn token_hash(item: &Item) -> String {
