@@ -527,6 +527,10 @@ impl World {
             }
             return;
         };
+        let left_out = body["UnprocessedKeys"].as_object().is_some_and(|tables| !tables.is_empty());
+        if exchange.step == Step::Sessions && left_out {
+            call.failed_reads.push(moment);
+        }
         if exchange.step.is_page() {
             call.pages += 1;
             if exchange.step != Step::FurtherPage {
