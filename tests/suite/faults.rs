@@ -100,7 +100,7 @@ async fn a_failed_condition_is_always_followed_by_a_read() {
     world.press(&caller).await.assert_count(24);
     let reads: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == READ).collect();
     let [read] = &reads[..] else { panic!("{reads:?}") };
-    let request = &read.body["RequestItems"]["sessions"];
+    let request = &read.body["RequestItems"][&world.database.table];
     assert_eq!(request["ConsistentRead"], true);
     assert_eq!(request["Keys"], json!([{"token_hash": {"S": Session::of("alice", "alice-3").token_hash()}}]));
 }
@@ -120,12 +120,13 @@ async fn a_session_that_is_live_although_its_condition_failed_is_an_internal_err
 #[tokio::test]
 async fn sessions_that_a_read_leaves_out_are_read_again() {
     let (world, caller) = World::with_others(25).await;
-    world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
+    let table = world.database.table.clone();
+    world.proxy.rule(move |call| match (call.operation.as_str(), call.number) {
         (BATCH, 0) => Action::LoseAnswer,
         (READ, 0) => {
-            let keys = call.body["RequestItems"]["sessions"]["Keys"].clone();
+            let (table, keys) = (table.clone(), call.body["RequestItems"][&table]["Keys"].clone());
             Action::Edit(Box::new(move |answer| {
-                *answer = json!({"Responses": {"sessions": []}, "UnprocessedKeys": {"sessions": {"Keys": keys}}});
+                *answer = json!({"Responses": {&table: []}, "UnprocessedKeys": {&table: {"Keys": keys}}});
             }))
         }
         // The answer says nothing about any session.
