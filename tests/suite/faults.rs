@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::proxy::Call;
-use crate::support::{Action, Answer, Row, Session, World, assert_only_revocations, meanwhile, revoked, s, to_revoke};
+use crate::support::{
+    Action, Answer, Row, Session, World, assert_only_revocations, assert_requests, meanwhile, revoked, s, to_revoke,
+};
 
 const BATCH: &str = "BatchExecuteStatement";
 const READ: &str = "BatchGetItem";
@@ -83,7 +85,8 @@ async fn a_write_without_a_report_is_read_before_it_is_sent_again() {
         let (world, caller) = World::with_others(25).await;
         world.proxy.rule(first(BATCH, lost));
         press(&world, &caller).await.0.assert_count(25);
-        assert_eq!((world.proxy.count(READ), world.proxy.count(BATCH)), (1, writes));
+        assert_requests(world.proxy.count(READ), 1);
+        assert_requests(world.proxy.count(BATCH), writes);
     }
 }
 
@@ -99,10 +102,12 @@ async fn a_failed_condition_is_always_followed_by_a_read() {
     }));
     world.press(&caller).await.assert_count(24);
     let reads: Vec<_> = world.proxy.seen().into_iter().filter(|call| call.operation == READ).collect();
-    let [read] = &reads[..] else { panic!("{reads:?}") };
-    let request = &read.body["RequestItems"][&world.database.table];
+    assert_requests(reads.len(), 1);
+    let request = &reads[0].body["RequestItems"][&world.database.table];
     assert_eq!(request["ConsistentRead"], true);
-    assert_eq!(request["Keys"], json!([{"token_hash": {"S": Session::of("alice", "alice-3").token_hash()}}]));
+    let keys = request["Keys"].as_array().expect("keys");
+    assert_requests(keys.len(), 1);
+    assert!(keys.contains(&json!({"token_hash": {"S": Session::of("alice", "alice-3").token_hash()}})));
 }
 
 #[tokio::test]
@@ -134,7 +139,7 @@ async fn sessions_that_a_read_leaves_out_are_read_again() {
         _ => Action::Forward,
     });
     press(&world, &caller).await.0.assert_count(25);
-    assert_eq!(world.proxy.count(READ), 3);
+    assert_requests(world.proxy.count(READ), 3);
 }
 
 #[tokio::test]

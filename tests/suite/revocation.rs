@@ -7,19 +7,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Action, Session, World, assert_only_revocations, delete, meanwhile, n, now, revoked, s, sessions_of,
+    Action, Session, World, assert_only_revocations, assert_requests, delete, meanwhile, n, now, revoked, s,
+    sessions_of,
 };
 
 /// Asserts that no statement was about a session.
 #[track_caller]
 fn assert_never_written(world: &World, session: &Session) {
     assert!(world.proxy.seen().iter().all(|call| call.position_of(session).is_none()));
-}
-
-/// Asserts how many requests were sent. A database of another process may answer so late that some are sent again.
-#[track_caller]
-fn assert_requests(sent: usize, least: usize) {
-    assert!(sent == least || sent > least && std::env::var_os("DYNAMODB_ADDRESS").is_some(), "{sent}, not {least}");
 }
 
 #[tokio::test]
