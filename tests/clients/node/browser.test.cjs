@@ -294,10 +294,10 @@ function call(page, url, init) {
 }
 
 async function press(page, name) {
-  const button = page.getByRole("button", { name });
+  const button = await page.getByRole("button", { name }).elementHandle();
   await button.click();
-  // It is disabled until all is done and shown.
-  await page.waitForFunction((button) => !button.disabled, await button.elementHandle());
+  // It is disabled until all is done and shown. By then, the page may have hidden it.
+  await page.waitForFunction((button) => !button.disabled, button);
 }
 
 // How many sessions of the page's user have which status: by the page's rows, which agree with the table.
