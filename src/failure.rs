@@ -151,8 +151,12 @@ pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
         SdkError::DispatchFailure(failure) => {
             // The SDK gives a kind of its own to responses that end too early.
             let disconnected = failure.is_io() || failure.as_other().is_some();
-            let cause = connection_failure(error);
-            StoreError::Unavailable { operation, cause, effect: Effect::Unknown, disconnected }
+            StoreError::Unavailable {
+                operation,
+                cause: connection_failure(error),
+                effect: Effect::Unknown,
+                disconnected,
+            }
         }
         SdkError::TimeoutError(_) => unavailable("no response in time".to_owned(), Effect::StillPossible),
         SdkError::ResponseError(_) => StoreError::unreadable(operation),
