@@ -105,15 +105,17 @@ impl StoreError {
     /// No response came within this time.
     #[must_use]
     pub fn no_response(operation: &'static str, within: Duration) -> Self {
-        let cause = format!("no response within {} ms", within.as_millis());
-        Self::Unavailable { operation, cause, effect: Effect::StillPossible, disconnected: false }
+        Self::unavailable(operation, format!("no response within {} ms", within.as_millis()), Effect::StillPossible)
     }
 
     /// A response without what every response of this operation has.
     #[must_use]
     pub fn unreadable(operation: &'static str) -> Self {
-        let cause = "the response cannot be read".to_owned();
-        Self::Unavailable { operation, cause, effect: Effect::Unknown, disconnected: false }
+        Self::unavailable(operation, "the response cannot be read".to_owned(), Effect::Unknown)
+    }
+
+    fn unavailable(operation: &'static str, cause: String, effect: Effect) -> Self {
+        Self::Unavailable { operation, cause, effect, disconnected: false }
     }
 }
 
@@ -123,21 +125,13 @@ pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
     table: &Table,
     error: &SdkError<E>,
 ) -> StoreError {
-    let unavailable = |cause, effect| StoreError::Unavailable { operation, cause, effect, disconnected: false };
+    let unavailable = |cause, effect| StoreError::unavailable(operation, cause, effect);
     let refused = |cause: &str, hint| StoreError::Refused { operation, cause: in_table(cause, table), hint };
     match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
-            let Some(code) = context.err().code() else {
-                return unavailable(format!("the response is not DynamoDB's (HTTP {status})"), Effect::Unknown);
-            };
             let request = printable(context.err().meta().request_id().unwrap_or_default());
-            let cause = format!("{} (HTTP {status}, request {request})", printable(code));
-            match status {
-                500.. => unavailable(cause, Effect::Unknown),
-                429 => unavailable(cause, Effect::None),
-                _ => judge_code(operation, table, code, cause),
-            }
+            judge_answer(operation, table, status, context.err().code(), &request)
         }
         // An error of the kind "other" quotes the whole request, so only what is found among its sources is used.
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)
@@ -151,16 +145,26 @@ pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
         SdkError::DispatchFailure(failure) => {
             // The SDK gives a kind of its own to responses that end too early.
             let disconnected = failure.is_io() || failure.as_other().is_some();
-            StoreError::Unavailable {
-                operation,
-                cause: connection_failure(error),
-                effect: Effect::Unknown,
-                disconnected,
-            }
+            let cause = connection_failure(error);
+            StoreError::Unavailable { operation, cause, effect: Effect::Unknown, disconnected }
         }
         SdkError::TimeoutError(_) => unavailable("no response in time".to_owned(), Effect::StillPossible),
         SdkError::ResponseError(_) => StoreError::unreadable(operation),
         _ => refused("the request could not be built", "Check AWS_REGION and the credentials."),
+    }
+}
+
+/// What DynamoDB's answer to a request with an error means.
+fn judge_answer(operation: &'static str, table: &Table, status: u16, code: Option<&str>, request: &str) -> StoreError {
+    let Some(code) = code else {
+        let cause = format!("the response is not DynamoDB's (HTTP {status})");
+        return StoreError::unavailable(operation, cause, Effect::Unknown);
+    };
+    let cause = format!("{} (HTTP {status}, request {request})", printable(code));
+    match status {
+        500.. => StoreError::unavailable(operation, cause, Effect::Unknown),
+        429 => StoreError::unavailable(operation, cause, Effect::None),
+        _ => judge_code(operation, table, code, cause),
     }
 }
 
@@ -188,7 +192,7 @@ fn judge_code(operation: &'static str, table: &Table, code: &str, cause: String)
         "InternalServerError" => Effect::Unknown,
         _ => return StoreError::Refused { operation, cause: in_table(&cause, table), hint: hint(code) },
     };
-    StoreError::Unavailable { operation, cause, effect, disconnected: false }
+    StoreError::unavailable(operation, cause, effect)
 }
 
 /// What to check when DynamoDB refuses a request with this code.

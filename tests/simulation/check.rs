@@ -18,8 +18,7 @@ const AMPLE_TIME: u64 = 20_000;
 /// The status of a call's answer, and how many sessions it claims to have revoked.
 pub fn claim(call: &Call) -> (u64, u64) {
     let Some(answer) = &call.answer else { return (0, 0) };
-    let count = if answer.status == 200 { &answer.body["count"] } else { &answer.body["error"]["details"]["revoked"] };
-    (answer.status, count.as_u64().unwrap_or_default())
+    (answer.status, answer.claimed())
 }
 
 /// Whether a session signs in.
@@ -158,16 +157,12 @@ fn only_revocations(service: &Service, call: &Call, wrong: &mut Vec<String>) {
         let mut expected = before.clone();
         expected.insert("status".to_owned(), s("revoked"));
         expected.insert("revoked_by".to_owned(), s(by));
-        expected.insert("revocation_id".to_owned(), s(revocation_id(call)));
+        expected.insert("revocation_id".to_owned(), s(&call.lambda_id));
         expected.extend(after.get_key_value("revoked_at").map(|(name, value)| (name.clone(), value.clone())));
         if *after != expected {
             wrong.push(format!("{id} is {after:?} instead of {expected:?}"));
         }
     }
-}
-
-fn revocation_id(call: &Call) -> &str {
-    &call.lambda_id
 }
 
 /// The count is the number of sessions that this call has changed before its answer. Returns how many of these no client could
@@ -209,7 +204,7 @@ fn shows(service: &Service, call: &Call, hash: &String, is_own: impl Fn(&Item) -
 }
 
 fn is_own(item: &Item, call: &Call) -> bool {
-    text(item, "status") == Some("revoked") && text(item, "revocation_id") == Some(revocation_id(call))
+    text(item, "status") == Some("revoked") && text(item, "revocation_id") == Some(call.lambda_id.as_str())
 }
 
 /// After a 200, every other session that the index has shown was revoked, gone, or another user's at some moment since.

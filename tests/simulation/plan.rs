@@ -447,7 +447,7 @@ fn behaviour(rng: &mut Rng, sessions: usize) -> Behaviour {
     let rate = (sessions as f64 / 4.0).max(20.0) * (1.0 + rng.f64());
     let partition = (rng.u8(0..4) == 0).then(|| Partition { rate, burst: (rate * rng.f64()).max(5.0) });
     let lag = [Lag::None, Lag::Usual, Lag::Usual, Lag::Long][rng.usize(0..4)];
-    // A page of two entries for hundreds of sessions tells nothing new and takes long.
+    // Pages of two entries for hundreds of sessions show nothing new and take long.
     let page_limit = page_limit.map(|limit| limit.max(sessions as u64 / 20));
     Behaviour { exact_latency: None, page_limit, partition, lag }
 }
