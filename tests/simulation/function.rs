@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::{Duration, UNIX_EPOCH};
 
 use aws_config::{Region, SdkConfig};
-use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::config::{Credentials, IdentityCache};
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use disable_my_other_sessions::client::{self, Connections};
 use disable_my_other_sessions::config::{Config, Table};
@@ -57,7 +57,9 @@ impl Sandbox {
             Some(loaded) => loaded,
             None => load().await,
         };
-        let sdk_config = loaded.into_builder().http_client(http_client()).build();
+        // The cache of credentials draws from this trial's randomness, so it must not outlive the trial.
+        let cache = IdentityCache::lazy().build();
+        let sdk_config = loaded.into_builder().identity_cache(cache).http_client(http_client()).build();
         let store = Store::new(Connections::new(sdk_config, http_client), config.table.clone());
         as_call(call, store.connect()).await;
         let mut service = Handler::new(config, store, wall_clock).into_service();

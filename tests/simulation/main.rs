@@ -51,6 +51,7 @@ use std::time::Instant;
 
 use plan::Plan;
 use report::Report;
+use world::Outcome;
 
 /// As many as take some ten seconds in the profile that `make test` uses.
 const TRIALS: u64 = 1_000;
@@ -83,15 +84,20 @@ fn in_all_trials_what_is_answered_is_true() {
 fn a_seed_decides_everything() {
     let report = on_all_cores(0..200, |seed| {
         let plan = Plan::of(seed);
-        let (first, second) = (world::run(&plan, false), world::run(&plan, false));
+        let (first, second) = (world::run(&plan, false), alone(&plan, false));
         if first.digest == second.digest {
             return Ok(first.report);
         }
-        let (first, second) = (world::run(&plan, true).trace, world::run(&plan, true).trace);
+        let (first, second) = (world::run(&plan, true).trace, alone(&plan, true).trace);
         let line = first.iter().zip(&second).position(|(first, second)| first != second).unwrap_or(first.len());
         Err(format!("seed {seed} differs from line {line} on: {:?} and {:?}", first.get(line), second.get(line)))
     });
     assert_eq!(report.map(|report| report.trials), Ok(200));
+}
+
+/// A trial in a thread of its own, where no trial before it can have left anything.
+fn alone(plan: &Plan, traced: bool) -> Outcome {
+    std::thread::scope(|scope| scope.spawn(|| world::run(plan, traced)).join().expect("a trial without a panic"))
 }
 
 /// Runs trials on all cores until one fails.
