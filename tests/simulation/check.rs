@@ -125,10 +125,12 @@ fn status_is_right(world: &World, call: &Call, wrong: &mut Vec<String>) {
     };
     // Live again right after its condition has failed: the function reports what it cannot explain.
     let brought_back = call.shown.keys().any(by_others);
+    let is_live = |hash: &String| world.service.history.item(hash).is_some_and(|item| !is_done(Some(item), ALICE));
     let has_time = call.timeout >= AMPLE_TIME && world.plan.sessions.len() < 300 && call.timeout > 0;
     match status {
         200 | 401 => {}
         500 if call.permanent > 0 || brought_back => {}
+        503 if call.refused.iter().any(is_live) => wrong.push("503, though calling again cannot help".to_owned()),
         503 if !has_time || call.disturbed > 2 || world.plan.service.partition.is_some() => {}
         503 if call.disturbed > 0 && call.permanent > 0 => {}
         500 | 503 => wrong.push(format!("{status}, though only {} requests had a fault", call.disturbed)),

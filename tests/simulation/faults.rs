@@ -23,8 +23,14 @@ const TRANSIENT: [&str; 5] = [
     "TransactionConflict",
     "InternalServerError",
 ];
-/// Codes of statements that cannot.
-const PERMANENT: [&str; 3] = ["ValidationError", "AccessDenied", "ItemCollectionSizeLimitExceeded"];
+/// Codes of statements that cannot, and of requests.
+pub const PERMANENT: [&str; 5] = [
+    "ValidationError",
+    "AccessDenied",
+    "ItemCollectionSizeLimitExceeded",
+    "AccessDeniedException",
+    "ValidationException",
+];
 
 /// A request at DynamoDB's end.
 pub struct Request<'a> {
@@ -120,7 +126,7 @@ fn fail_statements(service: &mut Service, request: &Request, seed: u64, call: Op
     let statements = request.body["Statements"].as_array().expect("statements");
     let rate = rng.f64();
     let permanent = rng.u8(0..8) == 0;
-    let codes = if permanent { &PERMANENT[..] } else { &TRANSIENT[..] };
+    let codes = if permanent { &PERMANENT[..3] } else { &TRANSIENT[..] };
     let failed: Vec<_> =
         statements.iter().map(|_| (rng.f64() < rate).then(|| codes[rng.usize(0..codes.len())])).collect();
     if permanent

@@ -95,6 +95,8 @@ pub struct Call {
     pub written: BTreeMap<String, Moment>,
     /// Sessions of whose latest write no report has arrived, and no read since.
     pub unreported: BTreeSet<String>,
+    /// Sessions of which a write was answered with a permanent error.
+    pub refused: BTreeSet<String>,
     /// When reads of sessions failed.
     pub failed_reads: Vec<Moment>,
 }
@@ -131,6 +133,7 @@ impl Call {
             reads: BTreeMap::new(),
             written: BTreeMap::new(),
             unreported: BTreeSet::new(),
+            refused: BTreeSet::new(),
             failed_reads: Vec::new(),
         }
     }

@@ -518,9 +518,11 @@ impl World {
             body.to_string().hash(&mut self.digest);
         }
         let moment = self.service.moment();
-        let unreported = unreported(&self.service, &exchange, Some(response));
+        let unreported = sessions_with(&self.service, &exchange, Some(response), is_unreported);
+        let refused = sessions_with(&self.service, &exchange, Some(response), is_refused);
         let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call)) else { return };
         call.unreported.extend(unreported);
+        call.refused.extend(refused);
         let Response::Answer { status: 200, body } = response else {
             if exchange.step == Step::Sessions {
                 call.failed_reads.push(moment);
@@ -561,7 +563,7 @@ impl World {
         (number, now()).hash(&mut self.digest);
         let moment = self.service.moment();
         let Some(exchange) = self.requests.get(&number) else { return };
-        let unreported = unreported(&self.service, exchange, None);
+        let unreported = sessions_with(&self.service, exchange, None, is_unreported);
         let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call)) else { return };
         call.unreported.extend(unreported);
         if exchange.step == Step::Sessions {
@@ -643,19 +645,37 @@ impl World {
     }
 }
 
-/// The sessions of a batch of which the response does not report what was done.
-fn unreported(service: &Service, exchange: &Exchange, response: Option<&Response>) -> Vec<String> {
+/// The sessions of a batch for whose response this holds: HTTP status, and DynamoDB's code of the statement or of all; no status
+/// if there is no response of DynamoDB's.
+fn sessions_with(
+    service: &Service,
+    exchange: &Exchange,
+    response: Option<&Response>,
+    holds: fn(Option<u16>, Option<&str>) -> bool,
+) -> Vec<String> {
     let statements = exchange.body["Statements"].as_array().cloned().unwrap_or_default();
-    let is_unreported = |place: usize| match response {
-        Some(Response::Answer { status: 200, body }) => {
-            let code = body["Responses"].get(place).map(|response| &response["Error"]["Code"]);
-            code.is_none_or(|code| code == "InternalServerError")
+    let holds = |place: usize| match response {
+        Some(Response::Answer { status: 200, body }) => match body["Responses"].get(place) {
+            Some(response) => holds(Some(200), response["Error"]["Code"].as_str()),
+            None => holds(None, None),
+        },
+        Some(Response::Answer { status, body }) => {
+            holds(Some(*status), body["__type"].as_str().and_then(|kind| kind.rsplit('#').next()))
         }
-        Some(Response::Answer { status, .. }) => *status >= 500,
-        Some(Response::Garbled | Response::Closed) | None => true,
+        Some(Response::Garbled | Response::Closed) | None => holds(None, None),
     };
-    let unreported = statements.iter().enumerate().filter(|(place, _)| is_unreported(*place));
-    unreported.filter_map(|(_, statement)| service.named(statement)).collect()
+    let found = statements.iter().enumerate().filter(|(place, _)| holds(*place));
+    found.filter_map(|(_, statement)| service.named(statement)).collect()
+}
+
+/// Whether it is unknown what a write has done.
+fn is_unreported(status: Option<u16>, code: Option<&str>) -> bool {
+    status.is_none_or(|status| status >= 500 || code == Some("InternalServerError"))
+}
+
+/// Whether a write cannot succeed, however often it is sent.
+fn is_refused(_: Option<u16>, code: Option<&str>) -> bool {
+    code.is_some_and(|code| faults::PERMANENT.contains(&code))
 }
 
 fn token_hash(item: &Item) -> String {
