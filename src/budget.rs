@@ -120,40 +120,40 @@ impl Budget {
         at < self.stop_writing && at + 2 * self.slowest < self.writes_end
     }
 
-    /// The time-out of a write that is sent now, after so many fruitless attempts.
+    /// The time-out of a write that is sent now, after this many failures.
     #[must_use]
-    pub fn write_timeout(&self, made: u32) -> Timeout {
-        Timeout { patience: self.patience(FIRST_WRITE_TIMEOUT, made), end: self.writes_end }
+    pub fn write_timeout(&self, failures: u32) -> Timeout {
+        Timeout { patience: self.patience(FIRST_WRITE_TIMEOUT, failures), end: self.writes_end }
     }
 
-    /// The time-out of a read that starts now, after so many fruitless attempts; `None` if there is no time left.
+    /// The time-out of a read that starts now, after this many failures; `None` if there is no time left.
     #[must_use]
-    pub fn read_timeout(&self, made: u32, now: Instant) -> Option<Timeout> {
+    pub fn read_timeout(&self, failures: u32, now: Instant) -> Option<Timeout> {
         let time_left = self.answer_by.saturating_duration_since(now);
         let end = now + time_left / 2;
-        (time_left >= SHORTEST_READ).then(|| Timeout { patience: self.patience(FIRST_READ_TIMEOUT, made), end })
+        (time_left >= SHORTEST_READ).then(|| Timeout { patience: self.patience(FIRST_READ_TIMEOUT, failures), end })
     }
 
-    /// When to attempt something again after so many fruitless attempts, the latest of which ended in `error`. A connection
+    /// When to attempt something again after this many failures, the latest of which ended in `error`. A connection
     /// that fails is replaced at once, but only the first time.
     #[must_use]
-    pub fn retry_at(&self, error: &StoreError, made: u32, now: Instant, random: f64) -> Instant {
-        if made == 1 && !error.needs_backoff() { now } else { self.backoff(made, now, random) }
+    pub fn retry_at(&self, error: &StoreError, failures: u32, now: Instant, random: f64) -> Instant {
+        if failures == 1 && !error.needs_backoff() { now } else { self.backoff(failures, now, random) }
     }
 
-    /// The end of the back-off after so many fruitless attempts. `random` is from 0 to 1.
+    /// The end of the back-off after this many failures. `random` is from 0 to 1.
     ///
     /// The back-off is drawn evenly between nothing and its ceiling, since equal ones would bring throttled callers back
     /// together. Source: "Exponential Backoff And Jitter" in the AWS Architecture Blog.
     #[must_use]
-    pub fn backoff(&self, made: u32, now: Instant, random: f64) -> Instant {
-        let ceiling = doubled(FIRST_BACKOFF, made.saturating_sub(1)).min(MAX_BACKOFF);
+    pub fn backoff(&self, failures: u32, now: Instant, random: f64) -> Instant {
+        let ceiling = doubled(FIRST_BACKOFF, failures.saturating_sub(1)).min(MAX_BACKOFF);
         let time_left = self.answer_by.saturating_duration_since(now);
         now + ceiling.mul_f64(random).min(time_left / 2)
     }
 
-    fn patience(&self, first: Duration, made: u32) -> Duration {
-        doubled(first, made).min(MAX_TIMEOUT).max(2 * self.slowest)
+    fn patience(&self, first: Duration, failures: u32) -> Duration {
+        doubled(first, failures).min(MAX_TIMEOUT).max(2 * self.slowest)
     }
 }
 
@@ -191,9 +191,9 @@ mod tests {
     #[test]
     fn time_outs_double_up_to_three_seconds() {
         let (budget, now) = lasting(Duration::from_secs(29));
-        let read = |made| budget.read_timeout(made, now).map(|timeout| timeout.patience.as_millis());
+        let read = |failures| budget.read_timeout(failures, now).map(|timeout| timeout.patience.as_millis());
         assert_eq!([0, 1, 2, 3, 4, 99].map(read), [500, 1000, 2000, 3000, 3000, 3000].map(Some));
-        let write = |made| budget.write_timeout(made).patience.as_millis();
+        let write = |failures| budget.write_timeout(failures).patience.as_millis();
         assert_eq!([0, 1, 2, 3, 4, 99].map(write), [250, 500, 1000, 2000, 3000, 3000]);
     }
 
@@ -227,8 +227,8 @@ mod tests {
     fn a_back_off_is_drawn_below_a_ceiling_that_doubles_up_to_a_second() {
         let (budget, now) = lasting(Duration::from_secs(29));
         let throttled = StoreError::unreadable("Query");
-        let backoff = |made, random| (budget.retry_at(&throttled, made, now, random) - now).as_millis();
-        assert_eq!([1, 2, 3, 5, 6, 99].map(|made| backoff(made, 1.0)), [50, 100, 200, 800, 1000, 1000]);
+        let backoff = |failures, random| (budget.retry_at(&throttled, failures, now, random) - now).as_millis();
+        assert_eq!([1, 2, 3, 5, 6, 99].map(|failures| backoff(failures, 1.0)), [50, 100, 200, 800, 1000, 1000]);
         assert_eq!((backoff(3, 0.0), backoff(3, 0.5)), (0, 100));
         assert_eq!(budget.retry_at(&throttled, 9, budget.answer_by, 1.0), budget.answer_by);
     }

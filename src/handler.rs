@@ -106,14 +106,14 @@ impl Handler {
         budget: &mut Budget,
         record: &mut Record,
     ) -> Result<Result<Session, Inactive>, StoreError> {
-        let mut made = 0;
+        let mut failures = 0;
         loop {
             let begin = Instant::now();
-            let timeout = budget.read_timeout(made, begin).ok_or(StoreError::OutOfTime)?;
+            let timeout = budget.read_timeout(failures, begin).ok_or(StoreError::OutOfTime)?;
             match self.store.authenticate(token_hash, self.clock, timeout).await {
-                Err(error) if error.is_retryable() && made + 1 < ATTEMPTS => {
-                    made += 1;
-                    sleep_until(budget.retry_at(&error, made, Instant::now(), fastrand::f64())).await;
+                Err(error) if error.is_retryable() && failures + 1 < ATTEMPTS => {
+                    failures += 1;
+                    sleep_until(budget.retry_at(&error, failures, Instant::now(), fastrand::f64())).await;
                     record.retries += 1;
                 }
                 result => {
