@@ -201,6 +201,30 @@ class Cloud:
         return Stack(self, stack)
 
 
+@contextmanager
+def emulated_cloud(scratch):
+    """Runs MiniStack. Shows the end of its log if what it is used for fails."""
+    port = free_ports(1)[0]
+    cloud = Cloud(port)
+    # The last three it hands down to the function, for which it sets none of them.
+    variables = {"GATEWAY_PORT": str(port), "MINISTACK_REGION": REGION}
+    variables |= {
+        "AWS_ENDPOINT_URL": cloud.endpoint,
+        "AWS_LAMBDA_LOG_FORMAT": "JSON",
+        "AWS_LAMBDA_LOG_LEVEL": "INFO",
+    }
+    log = Path(scratch) / "ministack.log"
+    with running([sys.executable, str(ROOT / "tests/deploy/emulator.py")], log, **variables) as process:
+        wait_for(port, process, "MiniStack")
+        try:
+            bridged("it does not pass LoggingConfig's format and level to the function: set as Lambda sets them")
+            bridged("it removes a domain's base path from the event's path, where API Gateway keeps it: added again")
+            yield cloud
+        except BaseException:
+            print(log.read_text(encoding="utf-8")[-4000:], file=sys.stderr)
+            raise
+
+
 class Stack:
     """A deployed stack."""
 
@@ -537,6 +561,40 @@ def use_own_apis(cloud, template, first):
     return stack
 
 
+def documented_prompts():
+    """What `sam deploy --guided` asks by docs/operations.md: two questions, the parameters, and the other questions."""
+    guide = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = guide.split("\n## Parameters\n\n")[1].split("\n\n")[0]
+    names = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    table = guide.split("| prompt | Enter means |")[1].split("\n\n")[0]
+    questions = re.findall(r"^\| (.+?) \[", table, re.MULTILINE)
+    return ["Stack Name", "AWS Region", *(f"Parameter {name}" for name in names), *questions]
+
+
+def deploy_as_guided(cloud, folder):
+    """Deploys what `sam build` has built with `sam deploy --guided` and Enter for each prompt; returns the stack."""
+    template = bridge_template(folder)
+    command = [sys.executable, "-m", "samcli", "deploy", "--guided", "--template-file", str(template)]
+    environment = os.environ | cloud.credentials | {"AWS_ENDPOINT_URL": cloud.endpoint, "AWS_DEFAULT_REGION": REGION}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, input="\n" * 100, text=True, capture_output=True, check=False
+    )
+    assert result.returncode == 0, (result.stdout, result.stderr)
+    prompts = re.findall(r"\t(\w[\w ]*?) \[([^\]]*)\]: ?", result.stdout)
+    asked = [prompt for prompt, _ in prompts]
+    # The guide calls the last two "the two after it".
+    assert asked == [*documented_prompts(), "SAM configuration file", "SAM configuration environment"], asked
+    passed(f"it asked {len(asked)} questions, in the order of docs/operations.md")
+    sam(
+        *("deploy", "--config-file", str(folder / "samconfig.toml"), "--template-file", str(template)),
+        "--no-fail-on-empty-changeset",
+        AWS_ENDPOINT_URL=cloud.endpoint,
+        **cloud.credentials,
+    )
+    passed("later, `sam deploy` asks nothing")
+    return Stack(cloud, dict(prompts)["Stack Name"])
+
+
 def delete(stack):
     """Deletes a stack. Its table stays."""
     cloudformation = stack.cloud.client("cloudformation")
@@ -685,83 +743,61 @@ def main():
             print(f"   SKIPPED: {architecture}. Its standard library is neither installed nor to be had")
             print(f"   (rustup target add {TARGETS[architecture]} failed).")
     folder, ran = folders[NATIVE], [NATIVE]
-    with tempfile.TemporaryDirectory() as scratch:
-        port = free_ports(1)[0]
-        cloud = Cloud(port)
-        # The last three it hands down to the function, for which it sets none of them.
-        variables = {"GATEWAY_PORT": str(port), "MINISTACK_REGION": REGION}
-        variables |= {
-            "AWS_ENDPOINT_URL": cloud.endpoint,
-            "AWS_LAMBDA_LOG_FORMAT": "JSON",
-            "AWS_LAMBDA_LOG_LEVEL": "INFO",
-        }
-        log = f"{scratch}/ministack.log"
-        with running([sys.executable, str(ROOT / "tests/deploy/emulator.py")], log, **variables) as process:
-            wait_for(port, process, "MiniStack")
-            try:
-                step("sam deploy")
-                bridged("it does not pass LoggingConfig's format and level to the function: set as Lambda sets them")
-                bridged("it removes a domain's base path from the event's path, where API Gateway keeps it: added again")
-                template = bridge_template(folder)
-                topic = cloud.client("sns").create_topic(Name="alarms")["TopicArn"]
-                certificate = cloud.client("acm").request_certificate(DomainName=DOMAIN)["CertificateArn"]
-                zone = cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference=STACK)[
-                    "HostedZone"
-                ]
-                key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
-                stack = cloud.deploy(
-                    template,
-                    STACK,
-                    Architecture=NATIVE,
-                    MemorySize=512,
-                    AllowedOrigins=ORIGIN,
-                    AlarmTopicArn=topic,
-                    AccessLogs="enabled-with-account-role",
-                    WafRateLimit=1000,
-                    ThrottlingRate=100,
-                    ThrottlingBurst=200,
-                    DomainName=DOMAIN,
-                    CertificateArn=certificate,
-                    HostedZoneId=zone["Id"].removeprefix("/hostedzone/"),
-                    TableKeyArn=key,
-                    DeleteExpiredSessions="true",
-                    LogLevel="TRACE",
-                    LogRetentionDays=1,
-                )
-                stack.bridge_methods()
-                bridged(
-                    "it overlooks the method ANY in an API's definition: made by calls, and deployed with the responses"
-                )
-                step("calls through the gateway")
-                use(stack)
-                step("the log")
-                check_log(stack, cloud.client("logs"))
-                step("the resources")
-                check_resources(stack)
-                step("the smoke test")
-                check_smoke_test(stack)
-                step("a second stack on the existing table, throttled to one request a second")
-                adopting = use_again(cloud, template, stack)
-                step("the binary under AWS's Lambda Runtime Interface Emulator")
-                check_runtime_interface_emulator(
-                    folder, cloud, stack.outputs["SessionsTableName"], f"{scratch}/rie.log"
-                )
-                if NATIVE != "arm64" and "arm64" in folders:
-                    step("the arm64 binary under qemu")
-                    if has_qemu():
-                        table = stack.outputs["SessionsTableName"]
-                        check_arm64(folders["arm64"], cloud, table, f"{scratch}/qemu.log")
-                        ran.append("arm64")
-                    else:
-                        print(f"   SKIPPED: this takes the Debian packages {', '.join(QEMU_PACKAGES)}.")
-                step("a third stack without an API, behind each arrangement of docs/your-own-api.md")
-                without_api = use_own_apis(cloud, template, stack)
-                step("deletion")
-                for each in (without_api, adopting, stack):
-                    delete(each)
-            except BaseException:
-                print(Path(log).read_text(encoding="utf-8")[-4000:], file=sys.stderr)
-                raise
+    with tempfile.TemporaryDirectory() as scratch, emulated_cloud(scratch) as cloud:
+        step("sam deploy")
+        template = bridge_template(folder)
+        topic = cloud.client("sns").create_topic(Name="alarms")["TopicArn"]
+        certificate = cloud.client("acm").request_certificate(DomainName=DOMAIN)["CertificateArn"]
+        zone = cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference=STACK)["HostedZone"]
+        key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+        stack = cloud.deploy(
+            template,
+            STACK,
+            Architecture=NATIVE,
+            MemorySize=512,
+            AllowedOrigins=ORIGIN,
+            AlarmTopicArn=topic,
+            AccessLogs="enabled-with-account-role",
+            WafRateLimit=1000,
+            ThrottlingRate=100,
+            ThrottlingBurst=200,
+            DomainName=DOMAIN,
+            CertificateArn=certificate,
+            HostedZoneId=zone["Id"].removeprefix("/hostedzone/"),
+            TableKeyArn=key,
+            DeleteExpiredSessions="true",
+            LogLevel="TRACE",
+            LogRetentionDays=1,
+        )
+        stack.bridge_methods()
+        bridged("it overlooks the method ANY in an API's definition: made by calls, and deployed with the responses")
+        step("calls through the gateway")
+        use(stack)
+        step("the log")
+        check_log(stack, cloud.client("logs"))
+        step("the resources")
+        check_resources(stack)
+        step("the smoke test")
+        check_smoke_test(stack)
+        step("a second stack on the existing table, throttled to one request a second")
+        adopting = use_again(cloud, template, stack)
+        step("the binary under AWS's Lambda Runtime Interface Emulator")
+        check_runtime_interface_emulator(folder, cloud, stack.outputs["SessionsTableName"], f"{scratch}/rie.log")
+        if NATIVE != "arm64" and "arm64" in folders:
+            step("the arm64 binary under qemu")
+            if has_qemu():
+                table = stack.outputs["SessionsTableName"]
+                check_arm64(folders["arm64"], cloud, table, f"{scratch}/qemu.log")
+                ran.append("arm64")
+            else:
+                print(f"   SKIPPED: this takes the Debian packages {', '.join(QEMU_PACKAGES)}.")
+        step("a third stack without an API, behind each arrangement of docs/your-own-api.md")
+        without_api = use_own_apis(cloud, template, stack)
+        step("a fourth stack, by `sam deploy --guided` and Enter")
+        guided = deploy_as_guided(cloud, folders.get("arm64", folder))
+        step("deletion")
+        for each in (guided, without_api, adopting, stack):
+            delete(each)
     built = " and ".join(folders)
     print(
         f"\nBuilt for {built}; deployed and used on {NATIVE}."

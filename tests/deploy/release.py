@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from main import NATIVE, ORIGIN, Cloud, bridge_template, delete, free_ports, passed, running, step, use, wait_for
+from main import DOMAIN, NATIVE, ORIGIN, bridge_template, delete, emulated_cloud, passed, step, use
 
 
 def check_sums(folder):
@@ -39,29 +39,21 @@ def main():
         shutil.copy(folder / f"template-{NATIVE}.yaml", copy / "template.yaml")
         for package in folder.glob(f"*-{NATIVE}.zip"):
             shutil.copy(package, copy)
-        port = free_ports(1)[0]
-        cloud, log = Cloud(port), Path(scratch) / "ministack.log"
-        variables = {"GATEWAY_PORT": str(port), "MINISTACK_REGION": "eu-central-1", "AWS_ENDPOINT_URL": cloud.endpoint}
-        with running([sys.executable, "-m", "ministack"], log, **variables) as process:
-            wait_for(port, process, "MiniStack")
-            try:
-                step("sam deploy --template-file with the zip")
-                domain = cloud.client("acm").request_certificate(DomainName="apis.example.com")["CertificateArn"]
-                stack = cloud.deploy(
-                    bridge_template(copy),
-                    "released",
-                    AllowedOrigins=ORIGIN,
-                    AccessLogs="disabled",
-                    DomainName="apis.example.com",
-                    CertificateArn=domain,
-                )
-                stack.bridge_methods()
-                step("calls through the gateway")
-                use(stack)
-                delete(stack)
-            except BaseException:
-                print(log.read_text(encoding="utf-8")[-4000:], file=sys.stderr)
-                raise
+        with emulated_cloud(scratch) as cloud:
+            step("sam deploy --template-file with the zip")
+            certificate = cloud.client("acm").request_certificate(DomainName=DOMAIN)["CertificateArn"]
+            stack = cloud.deploy(
+                bridge_template(copy),
+                "released",
+                Architecture=NATIVE,
+                AllowedOrigins=ORIGIN,
+                DomainName=DOMAIN,
+                CertificateArn=certificate,
+            )
+            stack.bridge_methods()
+            step("calls through the gateway")
+            use(stack)
+            delete(stack)
 
 
 if __name__ == "__main__":
