@@ -94,9 +94,11 @@ simulation: TRIALS ?= 100000
 simulation: rust
 	TRIALS=$(TRIALS) cargo test --locked --profile simulation --test simulation -- --nocapture
 
-# Mistakes that change nothing that anyone can observe are listed in .cargo/mutants.toml.
+# In a copy of the project, with the libraries that `make simulation` has built. Mistakes that change nothing that anyone can
+# observe are listed in .cargo/mutants.toml.
 mutants: rust $(MUTANTS_STAMP)
-	TRIALS=400 .tools/cargo-mutants/bin/cargo-mutants mutants --output target/mutants $(MUTANTS)
+	TRIALS=400 CARGO_TARGET_DIR=$(CURDIR)/target CARGO_PROFILE_SIMULATION_OPT_LEVEL=0 \
+		.tools/cargo-mutants/bin/cargo-mutants mutants --output target/mutants $(MUTANTS)
 
 tools: rust $(CARGO_LAMBDA_STAMP)
 

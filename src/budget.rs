@@ -1,5 +1,5 @@
 //! Time: the deadlines of an invocation, and the time-outs and back-offs of its requests. The time is a parameter;
-//! only [`Timeout::run_out`] waits.
+//! only [`Timeout::run_out`] and [`wait_until`] wait.
 //!
 //! An invocation of `T` is divided from its end, so that what was begun can be finished and counted:
 //!
@@ -22,7 +22,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::failure::StoreError;
 
@@ -157,6 +157,14 @@ impl Budget {
     }
 }
 
+/// Waits until this time. A timer ends at a whole millisecond after its time, so one that has nothing to wait for would still
+/// cost a call a millisecond.
+pub async fn wait_until(time: Instant) {
+    if time > Instant::now() {
+        sleep_until(time).await;
+    }
+}
+
 fn doubled(duration: Duration, times: u32) -> Duration {
     duration.saturating_mul(2_u32.saturating_pow(times))
 }
@@ -239,6 +247,16 @@ mod tests {
         let no_response = StoreError::no_response("Query", Duration::from_millis(500));
         assert_eq!(budget.retry_at(&no_response, 1, now, 1.0), now);
         assert_eq!(budget.retry_at(&no_response, 2, now, 1.0), now + Duration::from_millis(100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_now_takes_no_time_even_between_two_milliseconds() {
+        tokio::time::advance(Duration::from_micros(300)).await;
+        let now = Instant::now();
+        wait_until(now).await;
+        assert_eq!(now.elapsed(), Duration::ZERO);
+        wait_until(now + Duration::from_millis(2)).await;
+        assert!(now.elapsed() >= Duration::from_millis(2));
     }
 
     #[tokio::test(start_paused = true)]

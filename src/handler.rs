@@ -8,9 +8,9 @@ use lambda_http::http::{HeaderMap, Method};
 use lambda_http::tower::ServiceBuilder;
 use lambda_http::{Adapter, Body, Context, LambdaEvent, Request, RequestExt, Response, Service, service_fn};
 use serde::Serialize;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::budget::{ATTEMPTS, Budget};
+use crate::budget::{ATTEMPTS, Budget, wait_until};
 use crate::config::Config;
 use crate::credentials::{self, Source};
 use crate::event::Event;
@@ -113,7 +113,7 @@ impl Handler {
             match self.store.authenticate(token_hash, self.clock, timeout).await {
                 Err(error) if error.is_retryable() && failures + 1 < ATTEMPTS => {
                     failures += 1;
-                    sleep_until(budget.retry_at(&error, failures, Instant::now(), fastrand::f64())).await;
+                    wait_until(budget.retry_at(&error, failures, Instant::now(), fastrand::f64())).await;
                     record.retries += 1;
                 }
                 result => {

@@ -197,3 +197,68 @@ fn envelope(error: &Error, entry: &Entry, request_id: &str, debug: bool) -> Valu
     }
     json!({"error": envelope})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(cause: StoreError, revoked: Option<u64>) -> Error {
+        Error::Store { cause, revoked }
+    }
+
+    fn answer(error: Error, debug: bool) -> (u16, HeaderMap, Value) {
+        let response = respond(&Err(error), "the-request", HeaderMap::new(), debug);
+        let (parts, Body::Text(body)) = response.into_parts() else { panic!("no text") };
+        (parts.status.as_u16(), parts.headers, serde_json::from_str(&body).unwrap_or_default())
+    }
+
+    #[test]
+    fn each_error_has_a_status_an_id_and_a_header_that_says_what_to_do() {
+        for (error, status, id, header) in [
+            (Error::RouteNotFound, 404, "route_not_found", None),
+            (Error::MethodNotAllowed, 405, "method_not_allowed", Some(("allow", "DELETE, OPTIONS"))),
+            (
+                Error::SessionInactive(Inactive::Unknown),
+                401,
+                "session_inactive",
+                Some(("www-authenticate", "Bearer realm=\"sessions\"")),
+            ),
+            (Error::SessionRefreshRequired, 403, "session_refresh_required", None),
+            (store(StoreError::OutOfTime, None), 503, "temporarily_unavailable", Some(("retry-after", "1"))),
+            (store(StoreError::Contradiction, None), 500, "internal_error", None),
+        ] {
+            assert_eq!(error.id(), id);
+            let (answered, headers, body) = answer(error, false);
+            assert_eq!((answered, &body["error"]["id"], &body["error"]["code"]), (status, &json!(id), &json!(status)));
+            assert_eq!((&body["error"]["request"], &body["error"]["debug"]), (&json!("the-request"), &Value::Null));
+            for name in ["allow", "www-authenticate", "retry-after"] {
+                let expected = header.filter(|(expected, _)| *expected == name).map(|(_, value)| value);
+                assert_eq!(headers.get(name).and_then(|value| value.to_str().ok()), expected, "{id}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_table_says_how_many_sessions_have_been_revoked() {
+        for (cause, revoked, details) in [
+            (StoreError::OutOfTime, None, json!({"revoked": 0})),
+            (StoreError::OutOfTime, Some(3), json!({"revoked": 3})),
+            (StoreError::Contradiction, None, Value::Null),
+            (StoreError::Contradiction, Some(3), json!({"revoked": 3})),
+        ] {
+            let (_, _, body) = answer(store(cause, revoked), true);
+            assert_eq!(body["error"]["details"], details);
+            assert!(body["error"]["debug"].is_string());
+        }
+    }
+
+    #[test]
+    fn a_count_and_a_preflight_are_answers() {
+        let response = respond(&Ok(Answer::Revoked(2)), "", HeaderMap::new(), false);
+        assert_eq!((response.status().as_u16(), response.body()), (200, &Body::Text(r#"{"count":2}"#.to_owned())));
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let response = respond(&Ok(Answer::Preflight), "", HeaderMap::new(), false);
+        assert_eq!((response.status().as_u16(), response.body()), (204, &Body::Empty));
+        assert_eq!(response.headers()["allow"], "DELETE, OPTIONS");
+    }
+}

@@ -2,9 +2,9 @@
 //! are in [`crate::ledger`].
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, wait_until};
 use crate::schedule::{Event, Outcome, Schedule, Step};
 use crate::session::{Revocation, Session, UserId};
 use crate::store::Store;
@@ -29,7 +29,7 @@ pub async fn revoke_others(store: &Store, caller: &Session, revocation: &Revocat
 async fn perform(step: Step, store: &Store, user: &UserId, revocation: &Revocation) -> Event {
     match step {
         Step::ReadPage(from, at, timeout) => {
-            sleep_until(at).await;
+            wait_until(at).await;
             Event::PageRead(store.page(user, from, timeout).await)
         }
         Step::Write(batch, timeout) => {
@@ -41,7 +41,7 @@ async fn perform(step: Step, store: &Store, user: &UserId, revocation: &Revocati
             Event::Read(batch, states)
         }
         Step::Wait(batch, until) => {
-            sleep_until(until).await;
+            wait_until(until).await;
             Event::Waited(batch)
         }
     }

@@ -80,6 +80,9 @@ pub enum Response {
     Closed,
 }
 
+/// Headers in which an SDK describes itself, and which the function leaves out.
+const DESCRIPTIONS: [&str; 4] = ["user-agent", "x-amz-user-agent", "amz-sdk-invocation-id", "amz-sdk-request"];
+
 /// A client with a pool of connections of its own.
 pub fn http_client() -> SharedHttpClient {
     SharedHttpClient::new(with_world(|world| {
@@ -96,7 +99,10 @@ impl HttpClient for Pool {
 
 impl HttpConnector for Pool {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let headers = request.headers();
+        let described = DESCRIPTIONS.iter().find(|name| headers.get(**name).is_some());
+        assert_eq!(described, None, "a header that nobody reads");
+        let target = headers.get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body = serde_json::from_slice(request.body().bytes().unwrap_or_default()).expect("a JSON request");
         let sent = with_world(|world| world.send(calling(), self.0, operation, body));

@@ -20,6 +20,7 @@ mod sessions;
 
 const CALLING: &str = include_str!("../../docs/calling-it.md");
 const TABLE: &str = include_str!("../../docs/sessions-table.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// Code of a page in a folder of its own, to run on the database of a world.
 struct Snippet {
@@ -214,6 +215,27 @@ fn the_lists_of_answers_have_every_status_and_id_that_a_caller_can_get() {
             };
             assert!(page.lines().any(is_listed), "{status} {id} is not listed");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_investigation_finds_the_invocation_whatever_id_a_client_has_chosen() {
+    let (world, caller) = World::with_others(2).await;
+    let attacker = Session::of("mallory", "attacker");
+    world.database.put(&[attacker.clone(), Session::of("mallory", "second")]).await;
+    world.send(delete().token(&caller.token).request_id("chosen")).await.assert_count(2);
+    world.send(delete().token(&attacker.token).request_id("chosen")).await.assert_count(1);
+
+    let (_, scan) = OPERATIONS.split_once("--filter-expression '").expect("a scan");
+    let (filter, _) = scan.split_once('\'').expect("an expression");
+    for (id, user, revoked) in
+        [("lambda-request-id", "alice", 2), ("lambda-request-id-1", "mallory", 1), ("chosen", "", 0)]
+    {
+        let scan = direct(&world).scan().table_name(&world.database.table).filter_expression(filter);
+        let found =
+            scan.expression_attribute_values(":id", s(id)).send().await.expect("items").items.unwrap_or_default();
+        assert_eq!(found.len(), revoked, "{id}");
+        assert!(found.iter().all(|session| session["user_id"] == s(user)), "{id}");
     }
 }
 
