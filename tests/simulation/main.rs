@@ -59,7 +59,7 @@ use world::Outcome;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// As many as take some ten seconds in the profile that `make test` uses.
-const TRIALS: u64 = 1_000;
+const TRIALS: u64 = 600;
 /// From this number of trials on, a fault that never met a step fails the run.
 const ENOUGH_TRIALS: u64 = 20_000;
 

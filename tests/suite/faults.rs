@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::proxy::Call;
@@ -258,10 +259,10 @@ async fn a_batch_answered_in_part_is_finished() {
 async fn a_dynamodb_that_stays_unavailable_is_a_503_that_does_not_name_the_cause() {
     let actions: [fn() -> Action; 3] =
         [|| Action::Fail(400, "ThrottlingException"), || Action::Fail(500, "InternalServerError"), || Action::Refuse];
-    for action in actions {
-        for operation in ["GetItem", "Query", BATCH] {
+    let tries = actions.iter().flat_map(|action| {
+        ["GetItem", "Query", BATCH].map(|operation| async move {
             let (world, caller) = World::with_others(60).await;
-            world.proxy.rule(every(operation, action));
+            world.proxy.rule(every(operation, *action));
             let (answer, _) = press(&world, &caller).await;
             answer.assert_error(503, "temporarily_unavailable", Some(0));
             assert_eq!(answer.header("retry-after"), Some("1"));
@@ -280,8 +281,10 @@ async fn a_dynamodb_that_stays_unavailable_is_a_503_that_does_not_name_the_cause
             );
             world.proxy.reset();
             press(&world, &caller).await.0.assert_count(60);
-        }
-    }
+        })
+    });
+    // Each waits through its back-offs, so they wait together.
+    join_all(tries).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use disable_my_other_sessions::credentials::{Malformed, Source};
 use disable_my_other_sessions::failure::StoreError;
@@ -24,8 +25,8 @@ type Given = (&'static str, Answer);
 #[tokio::test]
 async fn every_answer_is_documented_and_every_documented_answer_is_given() {
     let document = Document::read();
-    let answers = answers().await;
-    for (operation, answer) in &answers {
+    let answers = ANSWERS.get_or_init(answers).await;
+    for (operation, answer) in answers {
         let response = document.response(operation, answer.status);
         for (name, value) in headers_of(answer) {
             let header = &document.headers(response)[name];
@@ -49,7 +50,7 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
 async fn exactly_the_headers_that_are_sent_are_documented() {
     let document = Document::read();
     let mut sent: BTreeMap<_, Vec<BTreeSet<_>>> = BTreeMap::new();
-    for (operation, answer) in &answers().await {
+    for (operation, answer) in ANSWERS.get_or_init(answers).await {
         let names = headers_of(answer).map(|(name, _)| name.clone()).collect();
         sent.entry((*operation, answer.status)).or_default().push(names);
     }
@@ -69,7 +70,7 @@ async fn exactly_the_headers_that_are_sent_are_documented() {
 #[tokio::test]
 async fn every_example_is_a_real_answer_but_for_ids_and_numbers() {
     let document = Document::read();
-    let real: Vec<_> = answers().await.into_iter().map(|(_, answer)| blanked(&answer.body)).collect();
+    let real: Vec<_> = ANSWERS.get_or_init(answers).await.iter().map(|(_, answer)| blanked(&answer.body)).collect();
     for (operation, status, response) in document.responses() {
         let Some(content) = response.get("content") else { continue };
         let content = &content["application/json"];
@@ -145,6 +146,9 @@ async fn every_documented_credential_is_accepted() {
     assert_eq!(operation["operationId"], "disableMyOtherSessions");
     assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
+
+/// The tests look at the same answers.
+static ANSWERS: OnceCell<Vec<Given>> = OnceCell::const_new();
 
 /// Answers of every kind, also those of API Gateway itself: to web pages and to other clients, with `debug` and without.
 async fn answers() -> Vec<Given> {
