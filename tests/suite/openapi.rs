@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -150,46 +151,52 @@ async fn every_documented_credential_is_accepted() {
 /// The tests look at the same answers.
 static ANSWERS: OnceCell<Vec<Given>> = OnceCell::const_new();
 
-/// Answers of every kind, also those of API Gateway itself: to web pages and to other clients, with `debug` and without.
+/// Answers of every kind, also those of API Gateway itself.
 async fn answers() -> Vec<Given> {
-    let mut answers: Vec<_> = gateway::responses().map(|response| ("delete", response.answer)).collect();
-    for (debug, page) in [(false, false), (false, true), (true, true)] {
-        let (mut world, caller) = World::with_others(30).await;
-        world.config.error_debug = debug;
-        let sent = |request: Request| {
-            let request = if page { request.header("Origin", "https://app.example.com") } else { request };
-            let world = &world;
-            async move { world.send(request).await }
-        };
-        let call = || delete().token(&caller.token);
-        let forged = delete().cookie(&caller.token).header("Origin", "https://evil.example");
-        answers.push(("delete", world.send(forged).await));
-        answers.push(("options", sent(delete().method("OPTIONS")).await));
-        for request in [delete(), delete().token("not a token"), call().path("/"), call().method("GET")] {
-            answers.push(("delete", sent(request).await));
-        }
-        for (operation, number, code) in [
-            ("GetItem", 0, "AccessDeniedException"),
-            ("GetItem", 0, "ThrottlingException"),
-            // The first of the two batches is carried out.
-            ("BatchExecuteStatement", 1, "AccessDeniedException"),
-        ] {
-            world.proxy.reset();
-            world.proxy.rule(move |seen| {
-                let fails = seen.operation == operation && seen.number >= number;
-                if fails { Action::Fail(400, code) } else { Action::Forward }
-            });
-            answers.push(("delete", sent(call()).await));
-        }
-        world.proxy.reset();
-        for _ in 0..2 {
-            answers.push(("delete", sent(call()).await));
-        }
-        let mut strict = world.clone();
-        strict.config.max_authentication_age = Some(std::time::Duration::from_mins(15));
-        let request = if page { call().header("Origin", "https://app.example.com") } else { call() };
-        answers.push(("delete", strict.send(request).await));
+    let of_gateway = gateway::responses().map(|response| ("delete", response.answer));
+    let of_function =
+        [(false, false), (false, true), (true, true)].map(|(debug, page)| answers_of_function(debug, page));
+    of_gateway.chain(join_all(of_function).await.concat()).collect()
+}
+
+/// The function's answers of every kind to a web page or to another client, with `debug` or without.
+async fn answers_of_function(debug: bool, page: bool) -> Vec<Given> {
+    let mut answers = Vec::new();
+    let (mut world, caller) = World::with_others(30).await;
+    world.config.error_debug = debug;
+    let sent = |request: Request| {
+        let request = if page { request.header("Origin", "https://app.example.com") } else { request };
+        let world = &world;
+        async move { world.send(request).await }
+    };
+    let call = || delete().token(&caller.token);
+    let forged = delete().cookie(&caller.token).header("Origin", "https://evil.example");
+    answers.push(("delete", world.send(forged).await));
+    answers.push(("options", sent(delete().method("OPTIONS")).await));
+    for request in [delete(), delete().token("not a token"), call().path("/"), call().method("GET")] {
+        answers.push(("delete", sent(request).await));
     }
+    for (operation, number, code) in [
+        ("GetItem", 0, "AccessDeniedException"),
+        ("GetItem", 0, "ThrottlingException"),
+        // The first of the two batches is carried out.
+        ("BatchExecuteStatement", 1, "AccessDeniedException"),
+    ] {
+        world.proxy.reset();
+        world.proxy.rule(move |seen| {
+            let fails = seen.operation == operation && seen.number >= number;
+            if fails { Action::Fail(400, code) } else { Action::Forward }
+        });
+        answers.push(("delete", sent(call()).await));
+    }
+    world.proxy.reset();
+    for _ in 0..2 {
+        answers.push(("delete", sent(call()).await));
+    }
+    let mut strict = world.clone();
+    strict.config.max_authentication_age = Some(std::time::Duration::from_mins(15));
+    let request = if page { call().header("Origin", "https://app.example.com") } else { call() };
+    answers.push(("delete", strict.send(request).await));
     answers
 }
 
