@@ -228,7 +228,8 @@ mod tests {
         let last = budget.stop_writing - Duration::from_millis(1);
         assert!(budget.may_write(last) && !budget.may_write(budget.stop_writing));
         budget.answered_after(Duration::from_millis(501));
-        assert!(!budget.may_write(last) && budget.may_write(last - Duration::from_millis(10)));
+        let last = budget.writes_end - Duration::from_millis(1_002);
+        assert!(!budget.may_write(last) && budget.may_write(last - Duration::from_millis(1)));
     }
 
     #[test]

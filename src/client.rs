@@ -152,3 +152,45 @@ impl Pool {
         self.answered_at.is_some_and(|answered_at| answered_at.elapsed() > PROVEN_FOR)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn connections() -> Connections {
+        Connections::new(SdkConfig::builder().behavior_version(BehaviorVersion::v2026_01_12()).build(), http_client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_may_be_dead_if_they_have_answered_but_not_in_the_last_second() {
+        let connections = connections();
+        advance(Duration::from_secs(9)).await;
+        assert!(!connections.pool().may_be_dead(), "there are none");
+        connections.answered(&connections.pool());
+        advance(PROVEN_FOR).await;
+        assert!(!connections.pool().may_be_dead());
+        advance(Duration::from_millis(1)).await;
+        assert!(connections.pool().may_be_dead());
+        connections.answered(&connections.pool());
+        assert!(!connections.pool().may_be_dead());
+        assert_eq!(connections.responses(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_of_connections_that_were_given_up_says_nothing_about_the_new_ones() {
+        let connections = connections();
+        for generation in 1..3 {
+            let old = connections.pool();
+            connections.give_up(&old);
+            // Another request on the same connections fails, and a third is answered.
+            connections.give_up(&old);
+            connections.answered(&old);
+            advance(2 * PROVEN_FOR).await;
+            assert!(!connections.pool().may_be_dead());
+            assert_eq!(connections.pool().generation, generation);
+        }
+        assert_eq!(connections.responses(), 2);
+    }
+}

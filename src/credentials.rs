@@ -184,6 +184,12 @@ mod tests {
     }
 
     #[test]
+    fn the_cause_in_the_log_names_the_credential() {
+        let source = [Source::SessionTokenHeader, Source::Cookie, Source::Bearer].map(|source| source.to_string());
+        assert_eq!(source, ["X-Session-Token", "the session cookie", "Authorization: Bearer"]);
+    }
+
+    #[test]
     fn other_cookies_are_ignored() {
         let cookies =
             "theme=dark;ory_kratos_session=a==; =x; broken; ORY_KRATOS_SESSION=b; ory_kratos_session_old=c; k=é";

@@ -170,6 +170,7 @@ fn is_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use lambda_http::request::RequestContext;
     use lambda_http::{Request, RequestExt};
     use serde_json::json;
 
@@ -245,6 +246,32 @@ mod tests {
             "rawPath": "/prod/auth/../sessions", "requestContext": {"http": {"method": "DELETE"}, "stage": "prod"},
         });
         assert_eq!(request(&payload).as_ref().map(RequestExt::raw_http_path), Some("/prod/auth/../sessions"));
+    }
+
+    #[test]
+    fn only_a_path_or_a_host_that_is_too_long_is_left_out() {
+        let payload = |path: &str, host: &str| json!({"httpMethod": "DELETE", "path": path, "requestContext": {}, "headers": {"host": host}});
+        // Four labels with three dots, which have 253 bytes, a colon and a port.
+        let host = format!("{0}.{0}.{0}.{1}:65535", "a".repeat(63), "a".repeat(61));
+        let path = format!("/{}", "a".repeat(16 * 1_024 - 1));
+        let longest = payload(&path, &host);
+        assert_eq!(header(&longest, "host"), Some(host.clone()));
+        assert_eq!(request(&longest).as_ref().map(RequestExt::raw_http_path), Some(path.as_str()));
+        let too_long = payload(&format!("{path}a"), &format!("a{host}"));
+        assert_eq!(header(&too_long, "host"), None);
+        assert_eq!(request(&too_long).as_ref().map(RequestExt::raw_http_path), Some("/"));
+    }
+
+    #[test]
+    fn an_empty_request_id_is_none() {
+        let id = |id: &str| {
+            let context = json!({"http": {"method": "DELETE"}, "requestId": id});
+            match request(&json!({"requestContext": context}))?.request_context_ref()? {
+                RequestContext::ApiGatewayV2(context) => context.request_id.clone(),
+                _ => None,
+            }
+        };
+        assert_eq!((id("a"), id("")), (Some("a".to_owned()), None));
     }
 
     #[test]

@@ -360,6 +360,7 @@ mod tests {
         for (error, expected) in cases {
             let judged = classified(&error);
             assert_eq!((judged.is_retryable(), judged.effect()), expected, "{judged}");
+            assert_eq!(judged.is_throttle(), expected == retryable(Effect::None), "{judged}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Faults that take time, one at a time: what is answered, and when. No test waits for a real clock.
 
+use disable_my_other_sessions::budget::ATTEMPTS;
+
 use crate::function::Sandbox;
 use crate::plan::{Fault, PlannedFault, Step};
 use crate::timing::{Taken, all_right, call, press, quiet};
@@ -38,6 +40,16 @@ fn the_answer_leaves_before_the_deadline_however_dynamodb_hangs() {
             let taken = call_with(60, timeout, vec![always(step, Fault::Hang), always(Step::WriteAgain, Fault::Hang)]);
             let count = if step == Step::LaterLook { 60 } else { 0 };
             assert_eq!((taken.status, taken.count), (503, count), "{step:?} hangs, {timeout} ms");
+        }
+    }
+}
+
+#[test]
+fn a_read_that_fails_is_tried_eight_times_and_one_that_is_refused_once() {
+    for step in [Step::Caller, Step::FirstPage, Step::LaterLook] {
+        for (fault, status, attempts) in [(Fault::Throttled(0), 503, ATTEMPTS), (Fault::AccessDenied, 500, 1)] {
+            let taken = call_with(30, 29_000, vec![always(step, fault)]);
+            assert_eq!((taken.status, taken.disturbed), (status, attempts), "{fault:?} at {step:?}");
         }
     }
 }
