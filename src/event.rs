@@ -263,6 +263,15 @@ mod tests {
     }
 
     #[test]
+    fn with_two_hosts_there_is_none() {
+        let payload = json!({
+            "httpMethod": "DELETE", "path": "/auth/sessions", "requestContext": {},
+            "multiValueHeaders": {"Host": ["a.example", "b.example"]},
+        });
+        assert_eq!(header(&payload, "host"), None);
+    }
+
+    #[test]
     fn an_empty_request_id_is_none() {
         let id = |id: &str| {
             let context = json!({"http": {"method": "DELETE"}, "requestId": id});

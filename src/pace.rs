@@ -98,6 +98,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_throttle_sets_a_rate_and_each_further_one_lowers_it_but_not_within_200_ms() {
+        let begin = Instant::now();
+        let mut pace = Pace::unlimited(begin);
+        let mut micros_a_batch = |throttled_after| {
+            pace.learn(0, 25, begin + Duration::from_millis(throttled_after));
+            let first = pace.reserve(25, begin);
+            (pace.reserve(25, begin) - first).as_micros()
+        };
+        // 800, 640, 512 writes a second.
+        assert_eq!([0, 199, 200, 399, 400].map(&mut micros_a_batch), [31_250, 31_250, 39_062, 39_062, 48_828]);
+    }
+
+    #[test]
     fn a_partition_is_used_almost_to_its_limit_and_little_is_wasted() {
         for per_second in [500.0, 1_000.0, 1_500.0] {
             let sessions = 20_000.0;

@@ -678,6 +678,11 @@ mod tests {
         Event::PageRead(Ok(Page { token_hashes, scanned: 0, next: None }))
     }
 
+    fn page_before_others(token_hashes: Vec<TokenHash>) -> Event {
+        let scanned = token_hashes.len() as u64;
+        Event::PageRead(Ok(Page { token_hashes, scanned, next: Some(Cursor::default()) }))
+    }
+
     /// A call that has been shown these sessions, and its steps after that.
     fn shown(token_hashes: Vec<TokenHash>, now: Instant) -> (Schedule, Vec<Step>) {
         let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
@@ -715,8 +720,7 @@ mod tests {
         let now = Instant::now();
         let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
         assert_eq!(steps(&mut schedule, now).len(), 1);
-        let next = Some(Cursor::default());
-        schedule.apply(Event::PageRead(Ok(Page { token_hashes: sessions(0..2), scanned: 2, next })), now, 0.5);
+        schedule.apply(page_before_others(sessions(0..2)), now, 0.5);
         let first = steps(&mut schedule, now);
         assert!(matches!(&first[..], [Step::Write(..), Step::ReadPage(Some(_), ..)]), "{first:?}");
         schedule.apply(page(sessions(0..3)), now, 0.5);
@@ -748,6 +752,41 @@ mod tests {
         let outcome = schedule.finish();
         assert!(outcome.result.is_ok());
         assert_eq!((outcome.count, outcome.statistics.passes), (500, 2));
+    }
+
+    #[test]
+    fn a_page_is_read_ahead_unless_as_many_sessions_wait_as_can_be_sent_at_once() {
+        let now = Instant::now();
+        for (number, is_read) in [(999, true), (1_000, false)] {
+            let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+            assert_eq!(steps(&mut schedule, now).len(), 1);
+            schedule.apply(page_before_others(sessions(0..number)), now, 0.5);
+            let next = steps(&mut schedule, now);
+            assert_eq!(next.iter().any(|step| matches!(step, Step::ReadPage(..))), is_read, "{number}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn the_statistics_say_what_was_read_and_sent_and_how_often_it_was_again() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        let mut writes = Vec::new();
+        let failed = || Event::PageRead(Err(unavailable(Effect::Unknown)));
+        for event in [failed(), page_before_others(sessions(0..1)), failed(), page(Vec::new()), page(Vec::new())] {
+            let steps = steps(&mut schedule, now);
+            assert!(matches!(steps.last(), Some(Step::ReadPage(..))), "{steps:?}");
+            writes.extend(steps.into_iter().filter(|step| matches!(step, Step::Write(..))));
+            schedule.apply(event, now, 0.5);
+        }
+        let Some(Step::Write(batch, _)) = writes.pop() else { panic!("nothing is written") };
+        schedule.apply(Event::Written(batch, Ok(vec![Err(unavailable(Effect::None))])), now, 0.5);
+        let Some(Step::Wait(batch, until)) = schedule.next(now) else { panic!("no back-off") };
+        schedule.apply(Event::Waited(batch), until, 0.5);
+        let again = schedule.next(until).expect("another write");
+        schedule.apply(all_changed(again), until, 0.5);
+        let Outcome { count, statistics, .. } = schedule.finish();
+        assert_eq!((count, statistics.passes, statistics.pages, statistics.seen), (1, 2, 3, 1));
+        assert_eq!((statistics.batches, statistics.retries), (2, 3));
     }
 
     #[test]

@@ -70,9 +70,13 @@ fn a_call_takes_its_round_trips_and_nothing_else() {
         let outcome = run_with(&quiet(others, None), false, || async move {
             with_world(crate::world::World::settle_down);
             let mut sandbox = Sandbox::start(0).await;
+            let opened = || with_world(|world| world.connections.opened);
+            assert_eq!(opened(), 2, "the start opens two connections");
             let taken = call(&mut sandbox, press(0, 29_000)).await;
             assert_eq!((taken.status, taken.count), (200, others as u64));
             assert_eq!(taken.millis, round_trips * REQUEST, "with {others} others");
+            // For each batch beyond the first one more.
+            assert_eq!(opened(), 2.max(1 + others.div_ceil(25) as u64), "with {others} others");
         });
         all_right(&outcome);
     }
