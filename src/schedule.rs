@@ -767,6 +767,16 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_could_not_be_read_is_read_again_after_a_back_off() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        assert_eq!(steps(&mut schedule, now).len(), 1);
+        schedule.apply(Event::PageRead(Err(unavailable(Effect::Unknown))), now, 0.5);
+        let Some(Step::ReadPage(None, at, _)) = schedule.next(now) else { panic!("it is not read") };
+        assert_eq!(at - now, Duration::from_millis(25));
+    }
+
+    #[test]
     fn the_statistics_say_what_was_read_and_sent_and_how_often_it_was_again() {
         let now = Instant::now();
         let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
