@@ -716,6 +716,18 @@ mod tests {
     }
 
     #[test]
+    fn what_became_of_writes_that_ended_in_errors_is_read_for_a_while_after_the_last() {
+        let begin = Instant::now();
+        let script = [[Fate::ErrorBefore; 2]; 100];
+        let mut model = Model::new(1, &script);
+        let (outcome, end) = run(&mut model, begin);
+        assert!(outcome.result.is_err_and(|error| error.is_retryable()));
+        assert_eq!(model.writes, ATTEMPTS as usize);
+        let reading = end - (begin + model.last_write) - ROUND_TRIP;
+        assert!(STRAGGLING <= reading && reading < STRAGGLING + 2 * ROUND_TRIP, "{reading:?}");
+    }
+
+    #[test]
     fn a_session_on_two_pages_of_a_read_is_written_once() {
         let now = Instant::now();
         let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
@@ -788,15 +800,24 @@ mod tests {
             writes.extend(steps.into_iter().filter(|step| matches!(step, Step::Write(..))));
             schedule.apply(event, now, 0.5);
         }
-        let Some(Step::Write(batch, _)) = writes.pop() else { panic!("nothing is written") };
-        schedule.apply(Event::Written(batch, Ok(vec![Err(unavailable(Effect::None))])), now, 0.5);
-        let Some(Step::Wait(batch, until)) = schedule.next(now) else { panic!("no back-off") };
-        schedule.apply(Event::Waited(batch), until, 0.5);
-        let again = schedule.next(until).expect("another write");
-        schedule.apply(all_changed(again), until, 0.5);
+        let throttled = || Err(unavailable(Effect::None));
+        let mut results = [throttled(), throttled(), Ok(Written::Changed)].into_iter();
+        let (mut step, mut now) = (writes.pop(), now);
+        while let Some(next) = step {
+            let event = match next {
+                Step::Write(batch, _) => Event::Written(batch, Ok(results.next().into_iter().collect())),
+                Step::Wait(batch, until) => {
+                    now = until;
+                    Event::Waited(batch)
+                }
+                other => panic!("{other:?}"),
+            };
+            schedule.apply(event, now, 0.5);
+            step = schedule.next(now);
+        }
         let Outcome { count, statistics, .. } = schedule.finish();
         assert_eq!((count, statistics.passes, statistics.pages, statistics.seen), (1, 2, 3, 1));
-        assert_eq!((statistics.batches, statistics.retries), (2, 3));
+        assert_eq!((statistics.batches, statistics.retries), (3, 4));
     }
 
     #[test]
