@@ -789,35 +789,83 @@ mod tests {
     }
 
     #[test]
-    fn the_statistics_say_what_was_read_and_sent_and_how_often_it_was_again() {
+    fn the_statistics_say_what_was_read_and_how_often_it_was_read_again() {
         let now = Instant::now();
         let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
-        let mut writes = Vec::new();
         let failed = || Event::PageRead(Err(unavailable(Effect::Unknown)));
         for event in [failed(), page_before_others(sessions(0..1)), failed(), page(Vec::new()), page(Vec::new())] {
             let steps = steps(&mut schedule, now);
             assert!(matches!(steps.last(), Some(Step::ReadPage(..))), "{steps:?}");
-            writes.extend(steps.into_iter().filter(|step| matches!(step, Step::Write(..))));
             schedule.apply(event, now, 0.5);
         }
-        let throttled = || Err(unavailable(Effect::None));
-        let mut results = [throttled(), throttled(), Ok(Written::Changed)].into_iter();
-        let (mut step, mut now) = (writes.pop(), now);
+        let Statistics { passes, pages, seen, retries, .. } = schedule.finish().statistics;
+        assert_eq!((passes, pages, seen, retries), (2, 3, 1, 2));
+    }
+
+    /// Does what a call says from this step of a batch on, and waits only where it says so. Returns these waits in milliseconds.
+    fn waits(
+        schedule: &mut Schedule,
+        first: Step,
+        begin: Instant,
+        mut perform: impl FnMut(Step) -> Event,
+    ) -> Vec<u128> {
+        let (mut step, mut now, mut waits) = (Some(first), begin, Vec::new());
         while let Some(next) = step {
             let event = match next {
-                Step::Write(batch, _) => Event::Written(batch, Ok(results.next().into_iter().collect())),
                 Step::Wait(batch, until) => {
+                    waits.push((until - now).as_millis());
                     now = until;
                     Event::Waited(batch)
                 }
-                other => panic!("{other:?}"),
+                other => perform(other),
             };
             schedule.apply(event, now, 0.5);
             step = schedule.next(now);
         }
+        waits
+    }
+
+    #[test]
+    fn a_batch_that_is_throttled_is_sent_again_after_a_longer_back_off_each_time() {
+        let now = Instant::now();
+        let (mut schedule, mut first) = shown(sessions(0..1), now);
+        let mut results = (0..3).map(|_| Err(unavailable(Effect::None))).chain([Ok(Written::Changed)]);
+        let waits = waits(&mut schedule, first.remove(0), now, |step| {
+            let Step::Write(batch, _) = step else { panic!("{step:?}") };
+            Event::Written(batch, Ok(results.next().into_iter().collect()))
+        });
         let Outcome { count, statistics, .. } = schedule.finish();
-        assert_eq!((count, statistics.passes, statistics.pages, statistics.seen), (1, 2, 3, 1));
-        assert_eq!((statistics.batches, statistics.retries), (3, 4));
+        assert_eq!((count, waits), (1, vec![25, 50, 100]));
+        assert_eq!((statistics.batches, statistics.retries), (4, 3));
+    }
+
+    #[test]
+    fn attempts_are_counted_from_the_last_success() {
+        let now = Instant::now();
+        let (mut schedule, mut first) = shown(sessions(0..25), now);
+        // One session of the batch is revoked at a time.
+        let waits = waits(&mut schedule, first.remove(0), now, |step| {
+            let Step::Write(batch, _) = step else { panic!("{step:?}") };
+            let throttled = batch.sent.iter().skip(1).map(|_| Err(unavailable(Effect::None)));
+            let results = std::iter::once(Ok(Written::Changed)).chain(throttled).collect();
+            Event::Written(batch, Ok(results))
+        });
+        assert_eq!((schedule.finish().count, waits.len()), (25, 24));
+    }
+
+    #[test]
+    fn a_lost_answer_is_followed_by_a_read_at_once_and_by_others_after_a_longer_back_off_each_time() {
+        let now = Instant::now();
+        let (mut schedule, mut first) = shown(sessions(0..1), now);
+        let mut reads = (0..3).map(|_| Err(unavailable(Effect::None))).chain([Ok(vec![Some(State::RevokedByThis)])]);
+        let waits = waits(&mut schedule, first.remove(0), now, |step| match step {
+            Step::Write(batch, timeout) => {
+                Event::Written(batch, Err(StoreError::no_response("a statement", timeout.patience)))
+            }
+            Step::Read(batch, _) => Event::Read(batch, reads.next().expect("no read after the evidence")),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!((schedule.finish().count, waits), (1, vec![50, 100, 200]));
     }
 
     #[test]

@@ -55,6 +55,24 @@ fn a_read_that_fails_is_tried_eight_times_and_one_that_is_refused_once() {
 }
 
 #[test]
+fn a_session_is_written_after_a_read_that_failed_and_a_read_that_is_refused_soon_ends_the_call() {
+    // The first batch has 25 of the 30 sessions.
+    let silent_then = |fault| call_with(30, 29_000, vec![first(Step::Write, Fault::Hang), fault]);
+    let taken = silent_then(first(Step::Sessions, Fault::InternalError));
+    assert_eq!((taken.status, taken.count), (200, 30));
+    let taken = silent_then(always(Step::Sessions, Fault::AccessDenied));
+    assert_eq!((taken.status, taken.count), (500, 5));
+    assert!(taken.millis < 2_000, "{taken:?}");
+}
+
+#[test]
+fn a_read_that_is_refused_once_does_not_keep_a_lost_write_from_being_counted() {
+    let faults = vec![first(Step::Write, Fault::HungAnswer), first(Step::Sessions, Fault::AccessDenied)];
+    let taken = call_with(30, 29_000, faults);
+    assert_eq!((taken.status, taken.count), (200, 30));
+}
+
+#[test]
 fn writes_that_are_applied_and_never_answered_are_counted_and_soon() {
     let hung = || [Step::Write, Step::WriteAgain].map(|step| always(step, Fault::HungAnswer)).to_vec();
     for others in [1, 60, 500] {
