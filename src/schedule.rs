@@ -723,7 +723,7 @@ mod tests {
         let (outcome, end) = run(&mut model, begin);
         assert!(outcome.result.is_err_and(|error| error.is_retryable()));
         assert_eq!(model.writes, ATTEMPTS as usize);
-        let reading = end - (begin + model.last_write) - ROUND_TRIP;
+        let reading = end - (begin + model.last_write + ROUND_TRIP);
         assert!(STRAGGLING <= reading && reading < STRAGGLING + 2 * ROUND_TRIP, "{reading:?}");
     }
 
