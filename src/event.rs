@@ -250,7 +250,12 @@ mod tests {
 
     #[test]
     fn only_a_path_or_a_host_that_is_too_long_is_left_out() {
-        let payload = |path: &str, host: &str| json!({"httpMethod": "DELETE", "path": path, "requestContext": {}, "headers": {"host": host}});
+        let payload = |path: &str, host: &str| {
+            json!({
+                "httpMethod": "DELETE", "path": path, "requestContext": {},
+                "headers": {"host": host},
+            })
+        };
         // Four labels with three dots, which have 253 bytes, a colon and a port.
         let host = format!("{0}.{0}.{0}.{1}:65535", "a".repeat(63), "a".repeat(61));
         let path = format!("/{}", "a".repeat(16 * 1_024 - 1));

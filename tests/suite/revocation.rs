@@ -1,7 +1,7 @@
 //! What is revoked, what is not, and how it is counted, while DynamoDB works.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
