@@ -94,11 +94,11 @@ simulation: TRIALS ?= 100000
 simulation: rust
 	TRIALS=$(TRIALS) cargo test --locked --profile simulation --test simulation -- --nocapture
 
-# In a copy of the project, with the libraries that `make simulation` has built. Mistakes that change nothing that anyone can
-# observe are listed in .cargo/mutants.toml.
+# In a copy of the project, with the libraries that `make simulation` has built. .cargo/mutants.toml says which mistakes are left
+# out, and why. With exit code 3 all were found, some by a test that did not end.
 mutants: rust $(MUTANTS_STAMP)
 	TRIALS=400 CARGO_TARGET_DIR=$(CURDIR)/target CARGO_PROFILE_SIMULATION_OPT_LEVEL=0 \
-		.tools/cargo-mutants/bin/cargo-mutants mutants --output target/mutants $(MUTANTS)
+		.tools/cargo-mutants/bin/cargo-mutants mutants --output target/mutants $(MUTANTS) || [ $$? -eq 3 ]
 
 tools: rust $(CARGO_LAMBDA_STAMP)
 

@@ -675,18 +675,24 @@ mod tests {
     }
 
     fn page(token_hashes: Vec<TokenHash>) -> Event {
-        Event::PageRead(Ok(Page { token_hashes, scanned: 0, next: None }))
+        page_before(None, token_hashes)
     }
 
-    fn page_before_others(token_hashes: Vec<TokenHash>) -> Event {
-        let scanned = token_hashes.len() as u64;
-        Event::PageRead(Ok(Page { token_hashes, scanned, next: Some(Cursor::default()) }))
+    fn page_before(next: Option<Cursor>, token_hashes: Vec<TokenHash>) -> Event {
+        Event::PageRead(Ok(Page { scanned: token_hashes.len() as u64, token_hashes, next }))
+    }
+
+    /// A call that reads its first page.
+    fn begun(now: Instant) -> Schedule {
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        let steps = steps(&mut schedule, now);
+        assert!(matches!(steps[..], [Step::ReadPage(None, ..)]), "{steps:?}");
+        schedule
     }
 
     /// A call that has been shown these sessions, and its steps after that.
     fn shown(token_hashes: Vec<TokenHash>, now: Instant) -> (Schedule, Vec<Step>) {
-        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
-        assert!(matches!(schedule.next(now), Some(Step::ReadPage(None, ..))));
+        let mut schedule = begun(now);
         schedule.apply(page(token_hashes), now, 0.5);
         let steps = steps(&mut schedule, now);
         (schedule, steps)
@@ -702,37 +708,37 @@ mod tests {
         Event::Written(batch, Ok(outcomes))
     }
 
-    #[test]
-    fn the_last_write_is_sent_in_time_and_its_result_is_read_until_it_is_time_to_answer() {
-        let begin = Instant::now();
-        // No write is ever answered, nor applied.
-        let script = [[Fate::SilentBefore; 2]; 100];
+    /// A call of one session all of whose writes have this fate: when the last of them is sent, and when the call ends.
+    fn no_attempt_succeeds(fate: Fate, begin: Instant) -> (Instant, Instant) {
+        let script = [[fate; 2]; 100];
         let mut model = Model::new(1, &script);
         let (outcome, end) = run(&mut model, begin);
         assert!(outcome.result.is_err_and(|error| error.is_retryable()));
-        assert!(model.writes == ATTEMPTS as usize && begin + model.last_write < budget(begin).stop_writing);
+        assert_eq!(model.writes, ATTEMPTS as usize);
+        (begin + model.last_write, end)
+    }
+
+    #[test]
+    fn the_last_write_is_sent_in_time_and_its_result_is_read_until_it_is_time_to_answer() {
+        let begin = Instant::now();
+        let (last_write, end) = no_attempt_succeeds(Fate::SilentBefore, begin);
+        assert!(last_write < budget(begin).stop_writing);
         let left = budget(begin).answer_by - end;
         assert!(left < Duration::from_millis(50), "{left:?}");
     }
 
     #[test]
     fn what_became_of_writes_that_ended_in_errors_is_read_for_a_while_after_the_last() {
-        let begin = Instant::now();
-        let script = [[Fate::ErrorBefore; 2]; 100];
-        let mut model = Model::new(1, &script);
-        let (outcome, end) = run(&mut model, begin);
-        assert!(outcome.result.is_err_and(|error| error.is_retryable()));
-        assert_eq!(model.writes, ATTEMPTS as usize);
-        let reading = end - (begin + model.last_write + ROUND_TRIP);
+        let (last_write, end) = no_attempt_succeeds(Fate::ErrorBefore, Instant::now());
+        let reading = end - (last_write + ROUND_TRIP);
         assert!(STRAGGLING <= reading && reading < STRAGGLING + 2 * ROUND_TRIP, "{reading:?}");
     }
 
     #[test]
     fn a_session_on_two_pages_of_a_read_is_written_once() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
-        assert_eq!(steps(&mut schedule, now).len(), 1);
-        schedule.apply(page_before_others(sessions(0..2)), now, 0.5);
+        let mut schedule = begun(now);
+        schedule.apply(page_before(Some(Cursor::default()), sessions(0..2)), now, 0.5);
         let first = steps(&mut schedule, now);
         assert!(matches!(&first[..], [Step::Write(..), Step::ReadPage(Some(_), ..)]), "{first:?}");
         schedule.apply(page(sessions(0..3)), now, 0.5);
@@ -770,9 +776,8 @@ mod tests {
     fn a_page_is_read_ahead_unless_as_many_sessions_wait_as_can_be_sent_at_once() {
         let now = Instant::now();
         for (number, is_read) in [(999, true), (1_000, false)] {
-            let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
-            assert_eq!(steps(&mut schedule, now).len(), 1);
-            schedule.apply(page_before_others(sessions(0..number)), now, 0.5);
+            let mut schedule = begun(now);
+            schedule.apply(page_before(Some(Cursor::default()), sessions(0..number)), now, 0.5);
             let next = steps(&mut schedule, now);
             assert_eq!(next.iter().any(|step| matches!(step, Step::ReadPage(..))), is_read, "{number}: {next:?}");
         }
@@ -781,8 +786,7 @@ mod tests {
     #[test]
     fn a_page_that_could_not_be_read_is_read_again_after_a_back_off() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
-        assert_eq!(steps(&mut schedule, now).len(), 1);
+        let mut schedule = begun(now);
         schedule.apply(Event::PageRead(Err(unavailable(Effect::Unknown))), now, 0.5);
         let Some(Step::ReadPage(None, at, _)) = schedule.next(now) else { panic!("it is not read") };
         assert_eq!(at - now, Duration::from_millis(25));
@@ -791,13 +795,15 @@ mod tests {
     #[test]
     fn the_statistics_say_what_was_read_and_how_often_it_was_read_again() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        let mut schedule = begun(now);
         let failed = || Event::PageRead(Err(unavailable(Effect::Unknown)));
-        for event in [failed(), page_before_others(sessions(0..1)), failed(), page(Vec::new()), page(Vec::new())] {
+        let first = page_before(Some(Cursor::default()), sessions(0..1));
+        for event in [failed(), first, failed(), page(Vec::new())] {
+            schedule.apply(event, now, 0.5);
             let steps = steps(&mut schedule, now);
             assert!(matches!(steps.last(), Some(Step::ReadPage(..))), "{steps:?}");
-            schedule.apply(event, now, 0.5);
         }
+        schedule.apply(page(Vec::new()), now, 0.5);
         let Statistics { passes, pages, seen, retries, .. } = schedule.finish().statistics;
         assert_eq!((passes, pages, seen, retries), (2, 3, 1, 2));
     }

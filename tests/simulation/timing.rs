@@ -66,7 +66,9 @@ pub fn all_right(outcome: &Outcome) {
 
 #[test]
 fn a_call_takes_its_round_trips_and_nothing_else() {
-    for (others, round_trips) in [(0, 2), (1, ROUND_TRIPS), (25, ROUND_TRIPS), (26, ROUND_TRIPS), (500, ROUND_TRIPS)] {
+    for (others, round_trips) in
+        [(0, 2), (1, ROUND_TRIPS), (25, ROUND_TRIPS), (26, ROUND_TRIPS), (100, ROUND_TRIPS), (500, ROUND_TRIPS)]
+    {
         let outcome = run_with(&quiet(others, None), false, || async move {
             with_world(crate::world::World::settle_down);
             let mut sandbox = Sandbox::start(0).await;

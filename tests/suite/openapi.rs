@@ -26,7 +26,7 @@ type Given = (&'static str, Answer);
 #[tokio::test]
 async fn every_answer_is_documented_and_every_documented_answer_is_given() {
     let document = Document::read();
-    let answers = ANSWERS.get_or_init(answers).await;
+    let answers = answers().await;
     for (operation, answer) in answers {
         let response = document.response(operation, answer.status);
         for (name, value) in headers_of(answer) {
@@ -51,7 +51,7 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
 async fn exactly_the_headers_that_are_sent_are_documented() {
     let document = Document::read();
     let mut sent: BTreeMap<_, Vec<BTreeSet<_>>> = BTreeMap::new();
-    for (operation, answer) in ANSWERS.get_or_init(answers).await {
+    for (operation, answer) in answers().await {
         let names = headers_of(answer).map(|(name, _)| name.clone()).collect();
         sent.entry((*operation, answer.status)).or_default().push(names);
     }
@@ -71,7 +71,7 @@ async fn exactly_the_headers_that_are_sent_are_documented() {
 #[tokio::test]
 async fn every_example_is_a_real_answer_but_for_ids_and_numbers() {
     let document = Document::read();
-    let real: Vec<_> = ANSWERS.get_or_init(answers).await.iter().map(|(_, answer)| blanked(&answer.body)).collect();
+    let real: Vec<_> = answers().await.iter().map(|(_, answer)| blanked(&answer.body)).collect();
     for (operation, status, response) in document.responses() {
         let Some(content) = response.get("content") else { continue };
         let content = &content["application/json"];
@@ -148,15 +148,16 @@ async fn every_documented_credential_is_accepted() {
     assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
 
-/// The tests look at the same answers.
-static ANSWERS: OnceCell<Vec<Given>> = OnceCell::const_new();
-
-/// Answers of every kind, also those of API Gateway itself.
-async fn answers() -> Vec<Given> {
-    let of_gateway = gateway::responses().map(|response| ("delete", response.answer));
-    let of_function =
-        [(false, false), (false, true), (true, true)].map(|(debug, page)| answers_of_function(debug, page));
-    of_gateway.chain(join_all(of_function).await.concat()).collect()
+/// Answers of every kind, also those of API Gateway itself. They are asked for once, for all tests.
+async fn answers() -> &'static [Given] {
+    static ANSWERS: OnceCell<Vec<Given>> = OnceCell::const_new();
+    let ask = || async {
+        let of_gateway = gateway::responses().map(|response| ("delete", response.answer));
+        let of_function =
+            [(false, false), (false, true), (true, true)].map(|(debug, page)| answers_of_function(debug, page));
+        of_gateway.chain(join_all(of_function).await.concat()).collect()
+    };
+    ANSWERS.get_or_init(ask).await
 }
 
 /// The function's answers of every kind to a web page or to another client, with `debug` or without.
