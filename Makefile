@@ -20,7 +20,7 @@
 #   run            FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001
 #   test-clients   CLIENTS=browser  CHROMIUM=path
 #   simulation     TRIALS=1 TRIALS_SEED=42 (one trial again)
-#   mutants        MUTANTS="--file src/origin.rs"  MUTANTS="--in-diff changes.diff"
+#   mutants        MUTANTS="--file src/http/origin.rs"  MUTANTS="--in-diff changes.diff"
 #   fuzz           FUZZ_SECONDS=600
 #   bench          BENCH=quick  BENCH=instructions  COMPARE="path path" (other builds of the function)
 

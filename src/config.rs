@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::origin::{AllowedOrigins, NotAnOrigin};
+use crate::http::origin::{AllowedOrigins, NotAnOrigin};
 
 /// Name of the session cookie unless `SESSION_COOKIE_NAME` says otherwise.
 pub const DEFAULT_COOKIE_NAME: &str = "ory_kratos_session";

@@ -10,16 +10,16 @@ use lambda_http::{Adapter, Body, Context, LambdaEvent, Request, RequestExt, Resp
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::budget::{ATTEMPTS, Budget, wait_until};
 use crate::config::Config;
-use crate::credentials::{self, Source};
-use crate::event::Event;
-use crate::failure::StoreError;
-use crate::record::Record;
-use crate::response::{Answer, Error, respond};
+use crate::dynamodb::failure::StoreError;
+use crate::dynamodb::store::Store;
+use crate::http::credentials::{self, Source};
+use crate::http::event::Event;
+use crate::http::response::{Answer, Error, respond};
+use crate::log::record::Record;
 use crate::revocation::revoke_others;
+use crate::rules::budget::{ATTEMPTS, Budget, wait_until};
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, since_epoch};
-use crate::store::Store;
 
 /// The function: everything that one start makes for all its invocations.
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use disable_my_other_sessions::client::Connections;
 use disable_my_other_sessions::config::{Config, Logging};
+use disable_my_other_sessions::dynamodb::client;
+use disable_my_other_sessions::dynamodb::client::Connections;
+use disable_my_other_sessions::dynamodb::store::Store;
 use disable_my_other_sessions::handler::Handler;
-use disable_my_other_sessions::store::Store;
-use disable_my_other_sessions::{client, logging};
+use disable_my_other_sessions::log::logging;
 use lambda_http::{Error, tracing};
 
 #[tokio::main(flavor = "current_thread")]

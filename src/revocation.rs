@@ -1,13 +1,13 @@
 //! The driver of a call: does what [`Schedule`] says, until every session of the user but one is revoked. The rules of evidence
-//! are in [`crate::ledger`].
+//! are in [`crate::rules::ledger`].
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
-use crate::budget::{Budget, wait_until};
-use crate::schedule::{Event, Outcome, Schedule, Step};
+use crate::dynamodb::store::Store;
+use crate::rules::budget::{Budget, wait_until};
+use crate::rules::schedule::{Event, Outcome, Schedule, Step};
 use crate::session::{Revocation, Session, UserId};
-use crate::store::Store;
 
 /// Revokes every other session of the caller's user that the index shows, whatever its status and expiry. If it fails,
 /// another call is safe and continues.

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use disable_my_other_sessions::credentials::{self, Source};
-use disable_my_other_sessions::event::Event;
-use disable_my_other_sessions::origin::AllowedOrigins;
+use disable_my_other_sessions::http::credentials::{self, Source};
+use disable_my_other_sessions::http::event::Event;
+use disable_my_other_sessions::http::origin::AllowedOrigins;
 use disable_my_other_sessions::session::Token;
 use lambda_http::{Request, RequestExt};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Faults that take time, one at a time: what is answered, and when. No test waits for a real clock.
 
-use disable_my_other_sessions::budget::ATTEMPTS;
+use disable_my_other_sessions::rules::budget::ATTEMPTS;
 
 use crate::function::Sandbox;
 use crate::plan::{Fault, PlannedFault, Step};

@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use disable_my_other_sessions::credentials::{Malformed, Source};
-use disable_my_other_sessions::failure::StoreError;
-use disable_my_other_sessions::origin::CsrfViolation;
-use disable_my_other_sessions::response::Error;
+use disable_my_other_sessions::dynamodb::failure::StoreError;
+use disable_my_other_sessions::http::credentials::{Malformed, Source};
+use disable_my_other_sessions::http::origin::CsrfViolation;
+use disable_my_other_sessions::http::response::Error;
 use disable_my_other_sessions::session::Inactive;
 
 use crate::support::events::Request;

@@ -54,7 +54,7 @@ def test_a_refusal_is_the_sdks_own_exception(sdk):
 @SDKS
 def test_a_short_outage_is_not_noticed(sdk):
     user = User(others=2)
-    # As many as one call of the function tries, see ATTEMPTS in src/budget.rs.
+    # As many as one call of the function tries, see ATTEMPTS in src/rules/budget.rs.
     fail(requests=8)
     began = time.monotonic()
     answer = disable_my_other_sessions(sdk, FAILING_URL, x_session_token=user.token)

@@ -27,12 +27,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_config::{Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
-use disable_my_other_sessions::client::{self, Connections};
 use disable_my_other_sessions::config::{Config, Table};
-use disable_my_other_sessions::event::Event;
+use disable_my_other_sessions::dynamodb::client::{self, Connections};
+use disable_my_other_sessions::dynamodb::store::Store;
 use disable_my_other_sessions::handler::Handler;
-use disable_my_other_sessions::origin::AllowedOrigins;
-use disable_my_other_sessions::store::Store;
+use disable_my_other_sessions::http::event::Event;
+use disable_my_other_sessions::http::origin::AllowedOrigins;
 use lambda_http::{Context, LambdaEvent, Service};
 use serde_json::Value;
 

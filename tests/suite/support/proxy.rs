@@ -24,7 +24,7 @@ use tokio::task::AbortHandle;
 
 use super::{Session, role};
 
-/// The place of the token's hash among the parameters of a statement: see `revoke_statement` in `src/store.rs`.
+/// The place of the token's hash among the parameters of a statement: see `revoke_statement` in `src/dynamodb/store.rs`.
 const TOKEN_HASH: usize = 3;
 
 /// A request to DynamoDB as the proxy sees it.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use lambda_http::http::{HeaderMap, HeaderName, header};
 
-use crate::event::X_SESSION_TOKEN;
+use crate::http::event::X_SESSION_TOKEN;
 use crate::session::Token;
 
 /// Where a credential was found.

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::budget::{ATTEMPTS, Budget, Timeout};
-use crate::failure::{Effect, StoreError, Written};
-use crate::ledger::{Ledger, Standing};
-use crate::pace::Pace;
+use crate::dynamodb::failure::{Effect, StoreError, Written};
+use crate::dynamodb::store::{BATCH_SIZE, Cursor, Page, State};
+use crate::rules::budget::{ATTEMPTS, Budget, Timeout};
+use crate::rules::ledger::{Ledger, Standing};
+use crate::rules::pace::Pace;
 use crate::session::TokenHash;
-use crate::store::{BATCH_SIZE, Cursor, Page, State};
 
 /// Batches under way at once: 500 sessions in one round trip. More would need more connections, and a user's sessions cannot
 /// be written much faster anyway: see [`Pace`].

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::failure::StoreError;
+use crate::dynamodb::failure::StoreError;
 
 /// Reserved to send the answer: at most this long, and at most this part of the invocation.
 const ANSWERING: (Duration, u32) = (Duration::from_millis(500), 10);

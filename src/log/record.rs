@@ -11,8 +11,8 @@ use lambda_http::tracing::{error, info};
 use lambda_http::{Context, Request, RequestExt};
 use serde::Serialize;
 
-use crate::response::{Answer, Error};
-use crate::schedule::{Outcome, Statistics};
+use crate::http::response::{Answer, Error};
+use crate::rules::schedule::{Outcome, Statistics};
 use crate::session::{Session, since_epoch};
 
 /// The target of the line. The log adds [`Metrics`] to lines with this target, and to no others.

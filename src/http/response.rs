@@ -7,9 +7,9 @@ use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use lambda_http::{Body, Response};
 use serde_json::{Map, Value, json};
 
-use crate::credentials::Malformed;
-use crate::failure::StoreError;
-use crate::origin::CsrfViolation;
+use crate::dynamodb::failure::StoreError;
+use crate::http::credentials::Malformed;
+use crate::http::origin::CsrfViolation;
 use crate::session::Inactive;
 
 /// Methods of the route, for `Allow`.

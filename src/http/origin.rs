@@ -3,7 +3,7 @@
 use lambda_http::http::{HeaderMap, HeaderValue, header};
 use url::Url;
 
-use crate::event::SEC_FETCH_SITE;
+use crate::http::event::SEC_FETCH_SITE;
 
 /// Web origins that may call with credentials (`ALLOWED_ORIGINS`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

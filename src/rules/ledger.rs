@@ -19,9 +19,9 @@
 
 use std::collections::HashMap;
 
-use crate::failure::{Effect, StoreError, Written};
+use crate::dynamodb::failure::{Effect, StoreError, Written};
+use crate::dynamodb::store::State;
 use crate::session::TokenHash;
-use crate::store::State;
 
 /// The sessions that the index has shown during a call.
 #[derive(Debug, Default)]

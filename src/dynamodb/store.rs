@@ -18,10 +18,10 @@ use lambda_http::tracing::warn;
 use tokio::select;
 use tokio::time::Instant;
 
-use crate::budget::{CONNECT_TIMEOUT, HEDGE_AFTER, Timeout};
-use crate::client::Connections;
 use crate::config::Table;
-use crate::failure::{StoreError, Written, classify, judge};
+use crate::dynamodb::client::Connections;
+use crate::dynamodb::failure::{StoreError, Written, classify, judge};
+use crate::rules::budget::{CONNECT_TIMEOUT, HEDGE_AFTER, Timeout};
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, UserId, since_epoch};
 
 /// Most statements that `BatchExecuteStatement` accepts.

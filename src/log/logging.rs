@@ -19,7 +19,7 @@ use serde_json::Serializer;
 use tracing_serde::SerdeMapVisitor;
 
 use crate::config::Logging;
-use crate::record::{self, Metrics};
+use crate::log::record::{self, Metrics};
 
 /// Starts logging to standard output, as the Lambda runtime's own subscriber would, with three differences: JSON lines have a
 /// timestamp, the line of a request declares its metrics, and no other crate writes below `INFO`.
