@@ -18,7 +18,8 @@ use crate::http::event::Event;
 use crate::http::response::{Answer, Error, respond};
 use crate::log::record::Record;
 use crate::revocation::revoke_others;
-use crate::rules::budget::{ATTEMPTS, Budget, wait_until};
+use crate::rules::budget::{Budget, wait_until};
+use crate::rules::schedule::Limits;
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, since_epoch};
 
 /// The function: everything that one start makes for all its invocations.
@@ -27,13 +28,20 @@ pub struct Handler {
     config: Config,
     store: Store,
     clock: Clock,
+    limits: Limits,
 }
 
 impl Handler {
     /// A function with this configuration on this store.
     #[must_use]
     pub fn new(config: Config, store: Store, clock: Clock) -> Self {
-        Self { config, store, clock }
+        Self { config, store, clock, limits: Limits::DEPLOYED }
+    }
+
+    /// The same function with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The function as the Lambda runtime runs it: a gateway's event in, an answer in the format of that gateway out.
@@ -93,7 +101,7 @@ impl Handler {
         }
         let at = since_epoch((self.clock)()).as_secs();
         let revocation = Revocation { at, by: caller.session_id.clone(), id: record.lambda.request_id.clone() };
-        let outcome = revoke_others(&self.store, &caller, &revocation, budget).await;
+        let outcome = revoke_others(&self.store, &caller, &revocation, self.limits, budget).await;
         record.revoked(&outcome);
         let revoked = outcome.began.then_some(outcome.count);
         outcome.result.map(|()| outcome.count).map_err(|cause| Error::Store { cause, revoked })
@@ -111,7 +119,7 @@ impl Handler {
             let begin = Instant::now();
             let timeout = budget.read_timeout(failures, begin).ok_or(StoreError::OutOfTime)?;
             match self.store.authenticate(token_hash, self.clock, timeout).await {
-                Err(error) if error.is_retryable() && failures + 1 < ATTEMPTS => {
+                Err(error) if error.is_retryable() && failures + 1 < self.limits.attempts => {
                     failures += 1;
                     wait_until(budget.retry_at(&error, failures, Instant::now(), fastrand::f64())).await;
                     record.retries += 1;

@@ -6,13 +6,19 @@ use tokio::time::Instant;
 
 use crate::dynamodb::store::Store;
 use crate::rules::budget::{Budget, wait_until};
-use crate::rules::schedule::{Event, Outcome, Schedule, Step};
+use crate::rules::schedule::{Event, Limits, Outcome, Schedule, Step};
 use crate::session::{Revocation, Session, UserId};
 
 /// Revokes every other session of the caller's user that the index shows, whatever its status and expiry. If it fails,
 /// another call is safe and continues.
-pub async fn revoke_others(store: &Store, caller: &Session, revocation: &Revocation, budget: Budget) -> Outcome {
-    let mut schedule = Schedule::new(caller.token_hash.clone(), budget, Instant::now());
+pub async fn revoke_others(
+    store: &Store,
+    caller: &Session,
+    revocation: &Revocation,
+    limits: Limits,
+    budget: Budget,
+) -> Outcome {
+    let mut schedule = Schedule::new(caller.token_hash.clone(), limits, budget, Instant::now());
     let mut under_way = FuturesUnordered::new();
     loop {
         while let Some(step) = schedule.next(Instant::now()) {
@@ -28,9 +34,9 @@ pub async fn revoke_others(store: &Store, caller: &Session, revocation: &Revocat
 
 async fn perform(step: Step, store: &Store, user: &UserId, revocation: &Revocation) -> Event {
     match step {
-        Step::ReadPage(from, at, timeout) => {
+        Step::ReadPage(from, size, at, timeout) => {
             wait_until(at).await;
-            Event::PageRead(store.page(user, from, timeout).await)
+            Event::PageRead(store.page(user, from, size, timeout).await)
         }
         Step::Write(batch, timeout) => {
             let outcomes = store.revoke(user, &batch.sent, revocation, timeout).await;

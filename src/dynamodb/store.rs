@@ -24,13 +24,6 @@ use crate::dynamodb::failure::{StoreError, Written, classify, judge};
 use crate::rules::budget::{CONNECT_TIMEOUT, HEDGE_AFTER, Timeout};
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, UserId, since_epoch};
 
-/// Most statements that `BatchExecuteStatement` accepts.
-pub const BATCH_SIZE: usize = 25;
-
-/// Index entries that a page may hold: 80 full batches, some 200 kB. The largest page that DynamoDB gives (1 MB) would cost
-/// several megabytes of memory and save little, since the next page is read while this one is worked on.
-const PAGE_SIZE: i32 = 2_000;
-
 /// An item of the table, or of the index.
 type Item = HashMap<String, AttributeValue>;
 
@@ -136,7 +129,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`], also for an entry without a key: to skip it would be to leave its session signed in.
-    pub async fn page(&self, user: &UserId, from: Option<Cursor>, timeout: Timeout) -> Result<Page, StoreError> {
+    pub async fn page(
+        &self,
+        user: &UserId,
+        from: Option<Cursor>,
+        size: i32,
+        timeout: Timeout,
+    ) -> Result<Page, StoreError> {
         let request = QueryInput::builder()
             .table_name(&self.table.name)
             .index_name(&self.table.index)
@@ -146,7 +145,7 @@ impl Store {
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":user", string(&user.0))
             .expression_attribute_values(":revoked", string("revoked"))
-            .limit(PAGE_SIZE)
+            .limit(size)
             .set_exclusive_start_key(from.map(|cursor| cursor.0));
         let send = |client: Client| {
             let request = request.clone();
@@ -160,7 +159,7 @@ impl Store {
         })
     }
 
-    /// Updates up to [`BATCH_SIZE`] sessions of the user to revoked, each on condition that it is not revoked yet: one result
+    /// Updates up to [`Limits::batch`](crate::rules::schedule::Limits::batch) sessions of the user to revoked, each on condition that it is not revoked yet: one result
     /// for each, in their order.
     ///
     /// The items that fail the condition are not asked for (`ALL_OLD`): the service does not always send them, and a batch of
@@ -197,7 +196,7 @@ impl Store {
         Ok(token_hashes.iter().map(result).collect())
     }
 
-    /// A strongly consistent read of up to [`BATCH_SIZE`] sessions of the user: the state of each, in their order; `None` for
+    /// A strongly consistent read of up to [`Limits::batch`](crate::rules::schedule::Limits::batch) sessions of the user: the state of each, in their order; `None` for
     /// those that DynamoDB did not read this time.
     ///
     /// # Errors

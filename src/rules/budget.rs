@@ -51,9 +51,6 @@ const SLEEPS: u32 = 10;
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Attempts at one thing in a row without any progress: a read, or a batch of writes.
-pub const ATTEMPTS: u32 = 8;
-
 /// The deadlines of one invocation, and the slowest answer in it so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {

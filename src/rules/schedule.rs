@@ -1,7 +1,7 @@
 //! What a call does next: reads of the index, batches of writes, reads of sessions, pauses. Plain data: no I/O. The time and
 //! randomness are parameters, so every order of events can be tried in a test.
 //!
-//! The index is read to its last page. What it shows is written in batches, up to [`IN_FLIGHT`] at once. When no session
+//! The index is read to its last page. What it shows is written in batches, up to [`Limits::in_flight`] at once. When no session
 //! waits to be sent, the index is read again while the last batches are under way, because it lags behind the table. That
 //! is repeated until a read shows no session that no earlier read has shown.
 //!
@@ -15,15 +15,39 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::dynamodb::failure::{Effect, StoreError, Written};
-use crate::dynamodb::store::{BATCH_SIZE, Cursor, Page, State};
-use crate::rules::budget::{ATTEMPTS, Budget, Timeout};
+use crate::dynamodb::store::{Cursor, Page, State};
+use crate::rules::budget::{Budget, Timeout};
 use crate::rules::ledger::{Ledger, Standing};
 use crate::rules::pace::Pace;
 use crate::session::TokenHash;
 
-/// Batches under way at once: 500 sessions in one round trip. More would need more connections, and a user's sessions cannot
-/// be written much faster anyway: see [`Pace`].
-pub const IN_FLIGHT: usize = 20;
+/// How much a call does at once, and how often it tries. Tests can make these numbers small, so that few sessions reach all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions of one batch of writes, and of one read of sessions.
+    pub batch: usize,
+    /// Batches under way at once.
+    pub in_flight: usize,
+    /// Index entries of one page.
+    pub page: i32,
+    /// Attempts at one thing in a row without any progress: a read, or a batch of writes.
+    pub attempts: u32,
+}
+
+impl Limits {
+    /// The limits of the deployed function.
+    pub const DEPLOYED: Self = Self {
+        // The most statements that `BatchExecuteStatement` accepts.
+        batch: 25,
+        // 500 sessions in one round trip. More would need more connections, and a user's sessions cannot be written much faster
+        // anyway: see [`Pace`].
+        in_flight: 20,
+        // 80 full batches, some 200 kB. The largest page that DynamoDB gives (1 MB) would cost several megabytes of memory and
+        // save little, since the next page is read while this one is worked on.
+        page: 2_000,
+        attempts: 8,
+    };
+}
 
 /// How long a write that ended in an error or a closed connection may take to become visible.
 const STRAGGLING: Duration = Duration::from_millis(1_500);
@@ -32,6 +56,7 @@ const STRAGGLING: Duration = Duration::from_millis(1_500);
 #[derive(Debug)]
 pub struct Schedule {
     caller: TokenHash,
+    limits: Limits,
     budget: Budget,
     pace: Pace,
     ledger: Ledger,
@@ -42,7 +67,7 @@ pub struct Schedule {
     unsent: VecDeque<TokenHash>,
     /// Batches whose next step has not been decided.
     ready: Vec<Batch>,
-    /// Batches that have begun and not ended: at most [`IN_FLIGHT`].
+    /// Batches that have begun and not ended: at most [`Limits::in_flight`].
     open_batches: usize,
     /// Those of them that wait to be sent.
     waiting_batches: usize,
@@ -102,8 +127,8 @@ pub struct Batch {
 /// What the driver has to do. It hands the batch back with the [`Event`].
 #[derive(Debug)]
 pub enum Step {
-    /// Read the page that begins here at this time.
-    ReadPage(Option<Cursor>, Instant, Timeout),
+    /// Read the page that begins here, with this many entries, at this time.
+    ReadPage(Option<Cursor>, i32, Instant, Timeout),
     /// Write the sessions in [`Batch::sent`].
     Write(Batch, Timeout),
     /// Read the sessions in [`Batch::sent`].
@@ -156,9 +181,10 @@ pub struct Statistics {
 impl Schedule {
     /// A call of this session that begins now.
     #[must_use]
-    pub fn new(caller: TokenHash, budget: Budget, now: Instant) -> Self {
+    pub fn new(caller: TokenHash, limits: Limits, budget: Budget, now: Instant) -> Self {
         Self {
             caller,
+            limits,
             budget,
             pace: Pace::unlimited(now),
             ledger: Ledger::default(),
@@ -215,11 +241,11 @@ impl Schedule {
 
     /// Takes sessions that wait to be sent.
     fn new_batch(&mut self, now: Instant) -> Option<Batch> {
-        if self.unsent.is_empty() || self.stopped || self.open_batches == IN_FLIGHT {
+        if self.unsent.is_empty() || self.stopped || self.open_batches == self.limits.in_flight {
             return None;
         }
         self.open_batches += 1;
-        let open: Vec<_> = self.unsent.drain(..self.unsent.len().min(BATCH_SIZE)).collect();
+        let open: Vec<_> = self.unsent.drain(..self.unsent.len().min(self.limits.batch)).collect();
         Some(Batch {
             size: open.len(),
             open,
@@ -237,7 +263,7 @@ impl Schedule {
     fn next_page(&mut self, now: Instant) -> Option<Step> {
         let Index::Due(read) = &mut self.index else { return None };
         let is_time = match read.from {
-            Some(_) => self.unsent.len() < IN_FLIGHT * BATCH_SIZE,
+            Some(_) => self.unsent.len() < self.limits.in_flight * self.limits.batch,
             None => self.unsent.is_empty() && self.waiting_batches == 0,
         };
         if !is_time || self.stopped {
@@ -247,7 +273,7 @@ impl Schedule {
         let timeout = self.budget.read_timeout(read.failures, read.at)?;
         self.statistics.passes += u64::from(read.from.is_none() && read.failures == 0);
         self.statistics.retries += u64::from(read.failures > 0);
-        let step = Step::ReadPage(read.from.clone(), read.at, timeout);
+        let step = Step::ReadPage(read.from.clone(), self.limits.page, read.at, timeout);
         if let Index::Due(read) = std::mem::replace(&mut self.index, Index::Complete) {
             self.index = Index::UnderWay(read);
         }
@@ -273,7 +299,7 @@ impl Schedule {
                     self.index = Index::Due(PageRead { from: page.next, failures: 0, at: now });
                 }
             }
-            Err(error) if error.is_retryable() && read.failures + 1 < ATTEMPTS => {
+            Err(error) if error.is_retryable() && read.failures + 1 < self.limits.attempts => {
                 let failures = read.failures + 1;
                 let at = self.budget.retry_at(&error, failures, now, random);
                 self.index = Index::Due(PageRead { failures, at, ..read });
@@ -285,7 +311,7 @@ impl Schedule {
     /// The next step of a batch; `None` if it has ended.
     fn next_of_batch(&mut self, mut batch: Batch, now: Instant) -> Option<Step> {
         let waited = std::mem::take(&mut batch.waits);
-        if batch.reads_until.is_none() && batch.failures < ATTEMPTS {
+        if batch.reads_until.is_none() && batch.failures < self.limits.attempts {
             let to_read = self.open_sessions(&batch, |standing, _| standing == Standing::ToRead);
             if !to_read.is_empty() {
                 return self.next_read(batch, to_read, now);
@@ -600,7 +626,7 @@ mod tests {
     /// Runs a call that begins at `begin` against a model to its end, one request after another. Returns the end, too.
     fn run(model: &mut Model<'_>, begin: Instant) -> (Outcome, Instant) {
         let mut now = begin;
-        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), Limits::DEPLOYED, budget(now), now);
         let mut steps = VecDeque::new();
         loop {
             while let Some(step) = schedule.next(now) {
@@ -684,7 +710,7 @@ mod tests {
 
     /// A call that reads its first page.
     fn begun(now: Instant) -> Schedule {
-        let mut schedule = Schedule::new(TokenHash::from_table("caller"), budget(now), now);
+        let mut schedule = Schedule::new(TokenHash::from_table("caller"), Limits::DEPLOYED, budget(now), now);
         let steps = steps(&mut schedule, now);
         assert!(matches!(steps[..], [Step::ReadPage(None, ..)]), "{steps:?}");
         schedule
@@ -714,7 +740,7 @@ mod tests {
         let mut model = Model::new(1, &script);
         let (outcome, end) = run(&mut model, begin);
         assert!(outcome.result.is_err_and(|error| error.is_retryable()));
-        assert_eq!(model.writes, ATTEMPTS as usize);
+        assert_eq!(model.writes, Limits::DEPLOYED.attempts as usize);
         (begin + model.last_write, end)
     }
 
@@ -760,7 +786,7 @@ mod tests {
         let now = Instant::now();
         let (mut schedule, mut first) = shown(sessions(0..500), now);
         assert!(matches!(first.pop(), Some(Step::ReadPage(None, ..))));
-        assert_eq!(first.len(), IN_FLIGHT);
+        assert_eq!(first.len(), Limits::DEPLOYED.in_flight);
         // What it repeats is not written again.
         schedule.apply(page(sessions(0..500)), now, 0.5);
         assert!(steps(&mut schedule, now).is_empty());
@@ -788,7 +814,7 @@ mod tests {
         let now = Instant::now();
         let mut schedule = begun(now);
         schedule.apply(Event::PageRead(Err(unavailable(Effect::Unknown))), now, 0.5);
-        let Some(Step::ReadPage(None, at, _)) = schedule.next(now) else { panic!("it is not read") };
+        let Some(Step::ReadPage(None, _, at, _)) = schedule.next(now) else { panic!("it is not read") };
         assert_eq!(at - now, Duration::from_millis(25));
     }
 
@@ -878,7 +904,7 @@ mod tests {
     fn the_index_is_not_read_again_while_a_session_waits_to_be_sent() {
         let now = Instant::now();
         let (mut schedule, mut first) = shown(sessions(0..501), now);
-        assert_eq!(first.len(), IN_FLIGHT);
+        assert_eq!(first.len(), Limits::DEPLOYED.in_flight);
         assert!(first.iter().all(|step| matches!(step, Step::Write(..))));
         schedule.apply(all_changed(first.remove(0)), now, 0.5);
         let next = steps(&mut schedule, now);
@@ -911,7 +937,7 @@ mod tests {
         for step in first.into_iter().filter(|step| matches!(step, Step::Write(..))) {
             schedule.apply(all_changed(step), now, 0.5);
         }
-        assert_eq!(steps(&mut schedule, later).len(), IN_FLIGHT + 1);
+        assert_eq!(steps(&mut schedule, later).len(), Limits::DEPLOYED.in_flight + 1);
         schedule.apply(page(Vec::new()), later + ROUND_TRIP, 0.5);
         assert_eq!(schedule.budget.write_timeout(0).patience, Duration::from_millis(250));
     }

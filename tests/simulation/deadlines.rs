@@ -1,6 +1,6 @@
 //! Faults that take time, one at a time: what is answered, and when. No test waits for a real clock.
 
-use disable_my_other_sessions::rules::budget::ATTEMPTS;
+use disable_my_other_sessions::rules::schedule::Limits;
 
 use crate::function::Sandbox;
 use crate::plan::{Fault, PlannedFault, Step};
@@ -47,7 +47,9 @@ fn the_answer_leaves_before_the_deadline_however_dynamodb_hangs() {
 #[test]
 fn a_read_that_fails_is_tried_eight_times_and_one_that_is_refused_once() {
     for step in [Step::Caller, Step::FirstPage, Step::LaterLook] {
-        for (fault, status, attempts) in [(Fault::Throttled(0), 503, ATTEMPTS), (Fault::AccessDenied, 500, 1)] {
+        for (fault, status, attempts) in
+            [(Fault::Throttled(0), 503, Limits::DEPLOYED.attempts), (Fault::AccessDenied, 500, 1)]
+        {
             let taken = call_with(30, 29_000, vec![always(step, fault)]);
             assert_eq!((taken.status, taken.disturbed), (status, attempts), "{fault:?} at {step:?}");
         }
