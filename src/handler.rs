@@ -11,15 +11,15 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::dynamodb::failure::StoreError;
 use crate::dynamodb::store::Store;
 use crate::http::credentials::{self, Source};
 use crate::http::event::Event;
 use crate::http::response::{Answer, Error, respond};
 use crate::log::record::Record;
-use crate::revocation::revoke_others;
-use crate::rules::budget::{Budget, wait_until};
-use crate::rules::schedule::Limits;
+use crate::revocation::{revoke_others, wait_until};
+use crate::rules::budget::Budget;
+use crate::rules::evidence::{Attempts, Cause, Failure};
+use crate::rules::limits::Limits;
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, since_epoch};
 
 /// The function: everything that one start makes for all its invocations.
@@ -101,10 +101,10 @@ impl Handler {
         }
         let at = since_epoch((self.clock)()).as_secs();
         let revocation = Revocation { at, by: caller.session_id.clone(), id: record.lambda.request_id.clone() };
-        let outcome = revoke_others(&self.store, &caller, &revocation, self.limits, budget).await;
-        record.revoked(&outcome);
-        let revoked = outcome.began.then_some(outcome.count);
-        outcome.result.map(|()| outcome.count).map_err(|cause| Error::Store { cause, revoked })
+        let call = revoke_others(&self.store, &caller, &revocation, self.limits, budget).await;
+        record.revoked(&call);
+        let revoked = call.began.then_some(call.count);
+        call.result.map(|()| call.count).map_err(|cause| Error::Store { cause, revoked })
     }
 
     /// The session of the caller, read again after errors that may pass.
@@ -113,22 +113,27 @@ impl Handler {
         token_hash: &TokenHash,
         budget: &mut Budget,
         record: &mut Record,
-    ) -> Result<Result<Session, Inactive>, StoreError> {
-        let mut failures = 0;
+    ) -> Result<Result<Session, Inactive>, Failure> {
+        let mut attempts = Attempts::default();
+        let mut out_of_time = Failure::from(Cause::OutOfTime);
         loop {
             let begin = Instant::now();
-            let timeout = budget.read_timeout(failures, begin).ok_or(StoreError::OutOfTime)?;
-            match self.store.authenticate(token_hash, self.clock, timeout).await {
-                Err(error) if error.is_retryable() && failures + 1 < self.limits.attempts => {
-                    failures += 1;
-                    wait_until(budget.retry_at(&error, failures, Instant::now(), fastrand::f64())).await;
-                    record.retries += 1;
-                }
-                result => {
+            let Some(timeout) = budget.read_timeout(attempts.failed(), begin) else { return Err(out_of_time) };
+            let failure = match self.store.authenticate(token_hash, self.clock, timeout).await {
+                Ok(session) => {
                     budget.answered_after(begin.elapsed());
-                    return result;
+                    return Ok(session);
                 }
+                Err(failure) => failure,
+            };
+            attempts.fail(failure.cause);
+            if attempts.are_used_up(self.limits.attempts) {
+                return Err(failure);
             }
+            out_of_time = failure.out_of_time_after();
+            let at = budget.retry_at(failure.cause, attempts.failed(), Instant::now(), fastrand::f64());
+            wait_until(Some(at)).await;
+            record.retries += 1;
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The driver of a call: does what [`Schedule`] says, until every session of the user but one is revoked. The rules of evidence
 //! are in [`crate::rules::ledger`].
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::Instant;
+use std::future::pending;
 
-use crate::dynamodb::store::Store;
-use crate::rules::budget::{Budget, wait_until};
-use crate::rules::schedule::{Event, Limits, Outcome, Schedule, Step};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::select;
+use tokio::time::{Instant, sleep_until};
+
+use crate::dynamodb::store::{Cursor, Store};
+use crate::rules::budget::Budget;
+use crate::rules::limits::Limits;
+use crate::rules::schedule::{CallResult, Schedule, Step, StepResult};
 use crate::session::{Revocation, Session, UserId};
 
 /// Revokes every other session of the caller's user that the index shows, whatever its status and expiry. If it fails,
@@ -17,38 +21,44 @@ pub async fn revoke_others(
     revocation: &Revocation,
     limits: Limits,
     budget: Budget,
-) -> Outcome {
+) -> CallResult {
     let mut schedule = Schedule::new(caller.token_hash.clone(), limits, budget, Instant::now());
     let mut under_way = FuturesUnordered::new();
     loop {
         while let Some(step) = schedule.next(Instant::now()) {
             under_way.push(perform(step, store, &caller.user_id, revocation));
         }
-        // All that has begun is waited for, whatever fails meanwhile: what it changes must be counted.
-        match under_way.next().await {
-            Some(event) => schedule.apply(event, Instant::now(), fastrand::f64()),
-            None => return schedule.finish(),
+        let next_at = schedule.next_at();
+        select! {
+            biased;
+            Some(result) = under_way.next() => schedule.apply(result, Instant::now(), fastrand::f64()),
+            () = wait_until(next_at), if next_at.is_some() => {}
+            // All that has begun is waited for, whatever fails meanwhile: what it changes must be counted.
+            else => return schedule.finish(),
         }
     }
 }
 
-async fn perform(step: Step, store: &Store, user: &UserId, revocation: &Revocation) -> Event {
+async fn perform(step: Step<Cursor>, store: &Store, user: &UserId, revocation: &Revocation) -> StepResult<Cursor> {
     match step {
-        Step::ReadPage(from, size, at, timeout) => {
-            wait_until(at).await;
-            Event::PageRead(store.page(user, from, size, timeout).await)
+        Step::Page(from, size, timeout) => StepResult::Page(store.page(user, from, size, timeout).await),
+        Step::Write(batch) => {
+            let reports = store.revoke(user, &batch.sessions, revocation, batch.timeout).await;
+            StepResult::Written(batch, reports)
         }
-        Step::Write(batch, timeout) => {
-            let outcomes = store.revoke(user, &batch.sent, revocation, timeout).await;
-            Event::Written(batch, outcomes)
+        Step::Read(batch) => {
+            let found = store.find(user, &batch.sessions, revocation, batch.timeout).await;
+            StepResult::Read(batch, found)
         }
-        Step::Read(batch, timeout) => {
-            let states = store.states(user, &batch.sent, revocation, timeout).await;
-            Event::Read(batch, states)
-        }
-        Step::Wait(batch, until) => {
-            wait_until(until).await;
-            Event::Waited(batch)
-        }
+    }
+}
+
+/// Waits until this time. A timer ends at a whole millisecond after its time, so a wait for a time that has passed would still
+/// cost a call a millisecond.
+pub async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) if time > Instant::now() => sleep_until(time).await,
+        Some(_) => {}
+        None => pending().await,
     }
 }

@@ -1,8 +1,9 @@
-//! The connections to DynamoDB: one HTTP client with one TLS stack, without the SDK's own retries and time-outs.
+//! The connections to DynamoDB: one HTTP client with one TLS stack, without the SDK's own retries and time-outs. How a request is
+//! sent, and how long its response is waited for, is here; what is requested is in `store`.
 
+use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
@@ -12,16 +13,22 @@ use aws_runtime::invocation_id::InvocationIdInterceptor;
 use aws_runtime::request_info::RequestInfoInterceptor;
 use aws_runtime::user_agent::UserAgentInterceptor;
 use aws_sdk_dynamodb::config::interceptors::BeforeSerializationInterceptorContextRef;
-use aws_sdk_dynamodb::config::{ConfigBag, Intercept, SharedHttpClient};
-use aws_sdk_dynamodb::error::BoxError;
+use aws_sdk_dynamodb::config::{ConfigBag, IdentityCache, Intercept, SharedHttpClient, SharedIdentityCache};
+use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::{Client, config};
 use aws_smithy_http_client::{Builder, tls};
 use aws_smithy_runtime_api::client::interceptors::disable_interceptor;
-use tokio::time::Instant;
+use futures_util::future::select_ok;
+use tokio::select;
+use tokio::time::{Instant, sleep, timeout_at};
 
-/// Connections that have answered within this time are expected to answer again. After a longer pause, in which the sandbox
-/// may have been frozen, they may be dead without a sign.
-const PROVEN_FOR: Duration = Duration::from_secs(1);
+use super::failure::{no_response, of_request};
+use crate::config::Table;
+use crate::rules::budget::{HEDGE_AFTER, PROVEN_FOR, Timeout};
+use crate::rules::evidence::{Cause, Failure};
+
+/// Sleeps that make up the patience for a response.
+const SLEEPS: u32 = 10;
 
 /// Region, credentials and endpoint as every SDK finds them. Retries are off: a retry by the SDK would hide that a response was
 /// lost. Time-outs are off: `budget` sets them by the time left of the invocation.
@@ -42,15 +49,6 @@ pub fn http_client() -> SharedHttpClient {
         .pool_idle_timeout(None)
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https()
-}
-
-/// A client by this configuration, with another HTTP client if one is given.
-fn client(config: &SdkConfig, http_client: Option<SharedHttpClient>) -> Client {
-    let mut builder = config::Builder::from(config).interceptor(WithoutDescriptions);
-    if let Some(http_client) = http_client {
-        builder.set_http_client(Some(http_client));
-    }
-    Client::from_conf(builder.build())
 }
 
 /// Leaves out the headers that describe the client and number its retries. DynamoDB ignores them, and to make, sign and send
@@ -76,24 +74,40 @@ impl Intercept for WithoutDescriptions {
     }
 }
 
-/// A client whose open connections can be given up. If one of them does not answer, it may be dead without a sign, and then
-/// the others probably are too: to try them one after the other would cost a time-out each.
+/// A client whose open connections, and credentials, can be given up. If one connection does not answer, it may be dead without a
+/// sign, and then the others probably are too: to try them one after the other would cost a time-out each.
 #[derive(Debug)]
 pub struct Connections {
     config: SdkConfig,
     http_client: fn() -> SharedHttpClient,
     /// Never locked over an await.
     pool: Mutex<Pool>,
+    /// How many responses have arrived.
     responses: AtomicU64,
 }
 
-/// The connections of one HTTP client.
+/// The connections of one HTTP client, and the credentials to sign with.
 #[derive(Clone, Debug)]
-pub struct Pool {
-    /// The client to send requests with.
-    pub client: Client,
+struct Pool {
+    client: Client,
+    http_client: SharedHttpClient,
+    credentials: Option<SharedIdentityCache>,
+    /// Counts the HTTP clients.
     generation: u64,
+    /// Counts how often credentials have been asked for anew.
+    renewals: u64,
     answered_at: Option<Instant>,
+}
+
+/// What is sent, where to, and how long to wait for the response.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The DynamoDB operation.
+    pub operation: &'static str,
+    /// The table, for the texts of errors.
+    pub table: &'a Table,
+    /// How long to wait.
+    pub timeout: Timeout,
 }
 
 impl Connections {
@@ -101,23 +115,88 @@ impl Connections {
     /// new ones: [`http_client()`], or that of a simulation.
     #[must_use]
     pub fn new(config: SdkConfig, http_client: fn() -> SharedHttpClient) -> Self {
-        let client = client(&config, None);
-        Self {
-            config,
-            http_client,
-            pool: Mutex::new(Pool { client, generation: 0, answered_at: None }),
-            responses: AtomicU64::new(0),
+        let pool = Pool::new(&config, config.http_client().unwrap_or_else(http_client), config.identity_cache());
+        Self { config, http_client, pool: Mutex::new(pool), responses: AtomicU64::new(0) }
+    }
+
+    /// Sends a read. If the connections may have died in a pause, and there is no response soon, the same read is sent on a
+    /// new connection beside it: the first response counts.
+    ///
+    /// # Errors
+    /// [`Failure`] if there is no response, or an error in it.
+    pub async fn read<T, E, F>(&self, terms: Terms<'_>, send: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E>>>,
+    {
+        let pool = self.pool();
+        let mut first = Box::pin(self.request(terms, &send));
+        if !pool.may_be_dead() {
+            return first.await;
+        }
+        let soon = Timeout { patience: HEDGE_AFTER, ..terms.timeout };
+        select! {
+            biased;
+            result = &mut first => return result,
+            _ = self.silence(soon) => self.give_up(&pool),
+        }
+        select_ok([first, Box::pin(self.request(terms, &send))]).await.map(|(response, _)| response)
+    }
+
+    /// Sends a request and waits for its response.
+    ///
+    /// # Errors
+    /// [`Failure`] if there is no response, or an error in it.
+    pub async fn request<T, E, F>(&self, terms: Terms<'_>, send: impl FnOnce(Client) -> F) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E>>>,
+    {
+        let pool = self.pool();
+        let may_be_dead = pool.may_be_dead();
+        select! {
+            biased;
+            result = send(pool.client.clone()) => {
+                if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
+                    self.answered(&pool);
+                }
+                let result = result.map_err(|error| of_request(terms.operation, terms.table, &error));
+                match result.as_ref().err().map(|failure| failure.cause) {
+                    // A connection that died in a pause is probably not the only one.
+                    Some(Cause::Disconnected | Cause::NoResponse) if may_be_dead => self.give_up(&pool),
+                    Some(Cause::BadSignature) => self.renew_credentials(&pool),
+                    _ => {}
+                }
+                result
+            }
+            is_silent = self.silence(terms.timeout) => {
+                if is_silent {
+                    self.give_up(&pool);
+                }
+                Err(no_response(terms.operation, terms.timeout.patience))
+            }
         }
     }
 
-    /// The connections for the next request.
-    #[must_use]
-    pub fn pool(&self) -> Pool {
-        self.current().clone()
+    /// Waits until the time has run out; false if it ended while there were responses to other requests.
+    ///
+    /// The patience begins anew with each response, since a request that waits its turn is not dead. It is made of short sleeps,
+    /// one after the other, so a process that gets little CPU does not use it up.
+    async fn silence(&self, timeout: Timeout) -> bool {
+        let responses = || self.responses.load(Ordering::Relaxed);
+        let patience = async {
+            let (mut quiet_sleeps, mut seen) = (0, responses());
+            while quiet_sleeps < SLEEPS {
+                sleep(timeout.patience / SLEEPS).await;
+                quiet_sleeps = if responses() == seen { quiet_sleeps + 1 } else { 0 };
+                seen = responses();
+            }
+        };
+        timeout_at(timeout.end, patience).await.is_ok()
     }
 
     /// One of these connections has answered.
-    pub fn answered(&self, pool: &Pool) {
+    fn answered(&self, pool: &Pool) {
         self.responses.fetch_add(1, Ordering::Relaxed);
         let mut current = self.current();
         if current.generation == pool.generation {
@@ -125,19 +204,29 @@ impl Connections {
         }
     }
 
-    /// How often [`Connections::answered`] was called.
-    #[must_use]
-    pub fn responses(&self) -> u64 {
-        self.responses.load(Ordering::Relaxed)
-    }
-
     /// Gives these connections up, because one of them does not answer. Requests that are under way on them continue.
-    pub fn give_up(&self, pool: &Pool) {
+    fn give_up(&self, pool: &Pool) {
         let mut current = self.current();
         if current.generation == pool.generation {
-            let client = client(&self.config, Some((self.http_client)()));
-            *current = Pool { client, generation: pool.generation + 1, answered_at: None };
+            let fresh = Pool::new(&self.config, (self.http_client)(), current.credentials.clone());
+            *current = Pool { generation: current.generation + 1, renewals: current.renewals, ..fresh };
         }
+    }
+
+    /// Lets the next request ask for credentials anew, because those of a request were not accepted.
+    fn renew_credentials(&self, pool: &Pool) {
+        let mut current = self.current();
+        if current.renewals == pool.renewals {
+            let cache = IdentityCache::lazy().build();
+            let fresh = Pool::new(&self.config, current.http_client.clone(), Some(cache));
+            let (generation, answered_at) = (current.generation, current.answered_at);
+            *current = Pool { generation, answered_at, renewals: current.renewals + 1, ..fresh };
+        }
+    }
+
+    /// The connections for the next request.
+    fn pool(&self) -> Pool {
+        self.current().clone()
     }
 
     fn current(&self) -> MutexGuard<'_, Pool> {
@@ -146,15 +235,26 @@ impl Connections {
 }
 
 impl Pool {
+    fn new(config: &SdkConfig, http_client: SharedHttpClient, credentials: Option<SharedIdentityCache>) -> Self {
+        let mut builder = config::Builder::from(config).interceptor(WithoutDescriptions);
+        builder.set_http_client(Some(http_client.clone()));
+        if let Some(credentials) = credentials.clone() {
+            builder.set_identity_cache(credentials);
+        }
+        let client = Client::from_conf(builder.build());
+        Self { client, http_client, credentials, generation: 0, renewals: 0, answered_at: None }
+    }
+
     /// Whether its connections have answered before, but not recently.
-    #[must_use]
-    pub fn may_be_dead(&self) -> bool {
+    fn may_be_dead(&self) -> bool {
         self.answered_at.is_some_and(|answered_at| answered_at.elapsed() > PROVEN_FOR)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::advance;
 
     use super::*;
@@ -175,7 +275,7 @@ mod tests {
         assert!(connections.pool().may_be_dead());
         connections.answered(&connections.pool());
         assert!(!connections.pool().may_be_dead());
-        assert_eq!(connections.responses(), 2);
+        assert_eq!(connections.responses.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,6 +291,46 @@ mod tests {
             assert!(!connections.pool().may_be_dead());
             assert_eq!(connections.pool().generation, generation);
         }
-        assert_eq!(connections.responses(), 2);
+        assert_eq!(connections.responses.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_are_renewed_once_for_all_requests_that_were_signed_with_them_and_connections_are_kept() {
+        let connections = connections();
+        connections.answered(&connections.pool());
+        let old = connections.pool();
+        connections.renew_credentials(&old);
+        connections.renew_credentials(&old);
+        let renewed = connections.pool();
+        assert_eq!((renewed.renewals, renewed.generation, renewed.answered_at), (1, old.generation, old.answered_at));
+        connections.give_up(&renewed);
+        assert_eq!(connections.current().renewals, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_begins_anew_with_every_response_but_ends_at_the_deadline() {
+        let connections = connections();
+        let begin = Instant::now();
+        let timeout = Timeout { patience: Duration::from_millis(250), end: begin + Duration::from_secs(2) };
+        let answer_until = async |end: u128| {
+            while begin.elapsed().as_millis() < end {
+                sleep(Duration::from_millis(1)).await;
+                connections.answered(&connections.pool());
+            }
+            sleep(Duration::from_hours(1)).await;
+        };
+        let silence = async |end: u128| {
+            select! {
+                biased;
+                () = answer_until(end) => false,
+                is_silent = connections.silence(timeout) => is_silent,
+            }
+        };
+        assert!(silence(0).await);
+        assert_eq!(begin.elapsed().as_millis(), 250);
+        assert!(silence(1_000).await);
+        assert_eq!(begin.elapsed().as_millis(), 1_250);
+        assert!(!silence(9_000).await);
+        assert_eq!(begin.elapsed().as_millis(), 2_000);
     }
 }

@@ -1,6 +1,11 @@
-//! What an error means: of a request to DynamoDB, and of one statement of a batch. Codes are matched, never messages: these
-//! are not stable, and may quote data. For the same reason no text of the SDK's or of a connection's is kept or printed,
-//! only the closed set of things that [`classify`] picks out of an error.
+//! Why a request to DynamoDB, or one statement of a batch, failed: the SDK's errors translated into a [`Cause`], and a text for
+//! the log that says what to check. Codes are matched, never messages: these are not stable, and may quote data. For the same
+//! reason no text of the SDK's or of a connection's is kept or printed.
+//!
+//! | function | translates |
+//! |---|---|
+//! | [`of_request`] | an error of a whole request, as the SDK returns it |
+//! | [`of_statement`] | the code in the response to one statement |
 //!
 //! Source: "Error handling with DynamoDB" in the Amazon DynamoDB Developer Guide.
 
@@ -11,206 +16,156 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::RequestId;
-use aws_sdk_dynamodb::types::BatchStatementResponse;
+use aws_sdk_dynamodb::types::BatchStatementError;
 
 use crate::config::Table;
+use crate::rules::evidence::{Cause, Failure};
 
-/// What a failed write may have done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effect {
-    /// It was not applied.
-    None,
-    /// It was applied or not.
-    Unknown,
-    /// It was applied or not, or will be applied later: there was no response.
-    StillPossible,
+/// No response came within this time.
+#[must_use]
+pub fn no_response(operation: &'static str, within: Duration) -> Failure {
+    failure(Cause::NoResponse, operation, &format!("no response within {} ms", within.as_millis()))
 }
 
-/// What a statement of a batch reports about its session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// The session was not revoked before, and is now.
-    Changed,
-    /// The condition failed. Only a read can say why.
-    Unchanged,
+/// A response without what every response of this operation has.
+#[must_use]
+pub fn unreadable(operation: &'static str) -> Failure {
+    failure(Cause::Unreadable, operation, "the response cannot be read")
 }
 
-/// A request to DynamoDB, or a statement of one, failed.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Retryable.
-    #[error("{operation} failed: {cause}")]
-    Unavailable {
-        /// The DynamoDB operation.
-        operation: &'static str,
-        /// The reason, free of request and item data.
-        cause: String,
-        /// What the request may have done if it was a write.
-        effect: Effect,
-        /// The connection failed at once, so the next attempt needs no back-off.
-        disconnected: bool,
-    },
-    /// Permanent: something must be changed before another call can succeed.
-    #[error("{operation} was refused: {cause}. {hint}")]
-    Refused {
-        /// The DynamoDB operation.
-        operation: &'static str,
-        /// The reason, free of request and item data.
-        cause: String,
-        /// What to check.
-        hint: &'static str,
-    },
-    /// A session is not revoked although the condition of its update failed and no earlier attempt can explain that.
-    #[error("a session is not revoked, but the condition of its update failed: was it changed in between?")]
-    Contradiction,
-    /// An item of the table or of the index lacks an attribute that every session has. Permanent.
-    #[error("an item has no usable {0}")]
-    BadItem(&'static str),
-    /// The time of the invocation is used up. Retryable.
-    #[error("no time left")]
-    OutOfTime,
-}
-
-impl StoreError {
-    /// Whether another call may succeed.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Unavailable { .. } | Self::OutOfTime => true,
-            Self::Refused { .. } | Self::Contradiction | Self::BadItem(_) => false,
-        }
-    }
-
-    /// What a write that ended in this error may have done.
-    #[must_use]
-    pub fn effect(&self) -> Effect {
-        if let Self::Unavailable { effect, .. } = self { *effect } else { Effect::None }
-    }
-
-    /// Whether DynamoDB did nothing because there was too much to do at once. Then it helps to write more slowly.
-    #[must_use]
-    pub fn is_throttle(&self) -> bool {
-        matches!(self, Self::Unavailable { effect: Effect::None, .. })
-    }
-
-    /// Whether the next attempt should wait for a while.
-    #[must_use]
-    pub fn needs_backoff(&self) -> bool {
-        !matches!(
-            self,
-            Self::Unavailable { effect: Effect::StillPossible, .. } | Self::Unavailable { disconnected: true, .. }
-        )
-    }
-
-    /// No response came within this time.
-    #[must_use]
-    pub fn no_response(operation: &'static str, within: Duration) -> Self {
-        Self::unavailable(operation, format!("no response within {} ms", within.as_millis()), Effect::StillPossible)
-    }
-
-    /// A response without what every response of this operation has.
-    #[must_use]
-    pub fn unreadable(operation: &'static str) -> Self {
-        Self::unavailable(operation, "the response cannot be read".to_owned(), Effect::Unknown)
-    }
-
-    fn unavailable(operation: &'static str, cause: String, effect: Effect) -> Self {
-        Self::Unavailable { operation, cause, effect, disconnected: false }
-    }
+/// An item, or an entry of the index, without this attribute.
+#[must_use]
+pub fn bad_item(attribute: &'static str) -> Failure {
+    Failure::new(Cause::BadItem, format!("an item has no usable {attribute}"))
 }
 
 /// What an error of a request to a table means.
-pub fn classify<E: ProvideErrorMetadata + Error + 'static>(
+pub fn of_request<E: ProvideErrorMetadata + Error + 'static>(
     operation: &'static str,
     table: &Table,
     error: &SdkError<E>,
-) -> StoreError {
-    let unavailable = |cause, effect| StoreError::unavailable(operation, cause, effect);
-    let refused = |cause: &str, hint| StoreError::Refused { operation, cause: in_table(cause, table), hint };
+) -> Failure {
+    let refused = |cause: &str, hint| needs_change(Cause::Refused, operation, cause, table, hint);
     match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             let request = printable(context.err().meta().request_id().unwrap_or_default());
-            judge_answer(operation, table, status, context.err().code(), &request)
+            of_response(operation, table, status, context.err().code(), &request)
         }
         // An error of the kind "other" quotes the whole request, so only what is found among its sources is used.
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)
-            if find::<CredentialsError>(error).is_some() =>
+            if let Some(credentials) = find::<CredentialsError>(error) =>
         {
-            refused("no credentials could be loaded", "Check the function's role, AWS_PROFILE or AWS_ACCESS_KEY_ID.")
+            // Only where there are none at all is it certain that there will be none.
+            let cause = match credentials {
+                CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => Cause::Refused,
+                _ => Cause::BadSignature,
+            };
+            let hint = "Check the function's role, AWS_PROFILE or AWS_ACCESS_KEY_ID.";
+            needs_change(cause, operation, "no credentials could be loaded", table, hint)
         }
         SdkError::DispatchFailure(failure) if failure.is_user() => {
             refused("the request is not valid HTTP", "Check AWS_ENDPOINT_URL_DYNAMODB.")
         }
-        SdkError::DispatchFailure(failure) => {
+        SdkError::DispatchFailure(dispatch) => {
             // The SDK gives a kind of its own to responses that end too early.
-            let disconnected = failure.is_io() || failure.as_other().is_some();
-            let cause = connection_failure(error);
-            StoreError::Unavailable { operation, cause, effect: Effect::Unknown, disconnected }
+            let disconnected = dispatch.is_io() || dispatch.as_other().is_some();
+            let cause = if disconnected { Cause::Disconnected } else { Cause::Unreadable };
+            failure(cause, operation, &connection_failure(error))
         }
-        SdkError::TimeoutError(_) => unavailable("no response in time".to_owned(), Effect::StillPossible),
-        SdkError::ResponseError(_) => StoreError::unreadable(operation),
+        SdkError::TimeoutError(_) => failure(Cause::NoResponse, operation, "no response in time"),
+        SdkError::ResponseError(_) => unreadable(operation),
         _ => refused("the request could not be built", "Check AWS_REGION and the credentials."),
     }
 }
 
-/// What DynamoDB's answer to a request with an error means.
-fn judge_answer(operation: &'static str, table: &Table, status: u16, code: Option<&str>, request: &str) -> StoreError {
-    let Some(code) = code else {
-        let cause = format!("the response is not DynamoDB's (HTTP {status})");
-        return StoreError::unavailable(operation, cause, Effect::Unknown);
-    };
-    let cause = format!("{} (HTTP {status}, request {request})", printable(code));
-    match status {
-        500.. => StoreError::unavailable(operation, cause, Effect::Unknown),
-        429 => StoreError::unavailable(operation, cause, Effect::None),
-        _ => judge_code(operation, table, code, cause),
-    }
-}
-
-/// What the response to one statement of a batch means.
-///
-/// # Errors
-/// [`StoreError`] if the statement was not carried out, or may not have been.
-pub fn judge(table: &Table, response: &BatchStatementResponse) -> Result<Written, StoreError> {
-    let Some(error) = response.error() else { return Ok(Written::Changed) };
+/// What the error of one statement of a batch means; `None` if its condition failed, which is no error.
+#[must_use]
+pub fn of_statement(table: &Table, error: &BatchStatementError) -> Option<Failure> {
     match error.code().map_or("", |code| code.as_str()) {
-        "ConditionalCheckFailed" => Ok(Written::Unchanged),
-        code => Err(judge_code("A statement of BatchExecuteStatement", table, code, printable(code))),
+        "ConditionalCheckFailed" => None,
+        code => {
+            let cause = known(code).unwrap_or(Cause::UnknownCode);
+            Some(with_hint(cause, "A statement of BatchExecuteStatement", table, code, &printable(code)))
+        }
     }
 }
 
-/// What DynamoDB's code of a request or of a statement means.
-fn judge_code(operation: &'static str, table: &Table, code: &str, cause: String) -> StoreError {
-    let effect = match code.strip_suffix("Exception").unwrap_or(code) {
-        "Throttling"
-        | "ThrottlingError"
-        | "ProvisionedThroughputExceeded"
-        | "RequestLimitExceeded"
-        | "TransactionConflict"
-        | "ReplicatedWriteConflict" => Effect::None,
-        "InternalServerError" => Effect::Unknown,
-        _ => return StoreError::Refused { operation, cause: in_table(&cause, table), hint: hint(code) },
+/// What an error in a response of DynamoDB's means.
+fn of_response(operation: &'static str, table: &Table, status: u16, code: Option<&str>, request: &str) -> Failure {
+    let Some(code) = code else {
+        // A success that the SDK could not read.
+        if status < 300 {
+            return unreadable(operation);
+        }
+        return failure(Cause::ServerError, operation, &format!("the response is not DynamoDB's (HTTP {status})"));
     };
-    StoreError::unavailable(operation, cause, effect)
+    let text = format!("{} (HTTP {status}, request {request})", printable(code));
+    match status {
+        500.. => failure(Cause::ServerError, operation, &text),
+        429 => failure(Cause::Throttled, operation, &text),
+        _ => with_hint(known(code).unwrap_or(Cause::UnknownError), operation, table, code, &text),
+    }
 }
 
-/// What to check when DynamoDB refuses a request with this code.
+/// The cause that a code stands for, of a request or of a statement.
+fn known(code: &str) -> Option<Cause> {
+    match code.strip_suffix("Exception").unwrap_or(code) {
+        "Throttling" | "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded" => {
+            Some(Cause::Throttled)
+        }
+        "TransactionConflict" | "ReplicatedWriteConflict" => Some(Cause::Conflict),
+        "InternalServerError" => Some(Cause::ServerError),
+        // The clock of a thawed sandbox may lag, and new credentials are not known everywhere at once.
+        "InvalidSignature" | "UnrecognizedClient" | "ExpiredToken" | "RequestExpired" | "InvalidClientTokenId" => {
+            Some(Cause::BadSignature)
+        }
+        "AccessDenied"
+        | "Validation"
+        | "ValidationError"
+        | "ResourceNotFound"
+        | "ItemCollectionSizeLimitExceeded"
+        | "DuplicateItem"
+        | "MissingAuthenticationToken"
+        | "IncompleteSignature" => Some(Cause::Refused),
+        _ => None,
+    }
+}
+
+fn with_hint(cause: Cause, operation: &'static str, table: &Table, code: &str, text: &str) -> Failure {
+    if cause.rule().calling_again_helps {
+        failure(cause, operation, text)
+    } else {
+        needs_change(cause, operation, text, table, hint(code))
+    }
+}
+
+/// What to check when DynamoDB refuses a request or a statement with this code.
 fn hint(code: &str) -> &'static str {
     match code {
         "ValidationException" => {
             "Is token_hash (S) the table's only key, and user_id (S) that of the index USER_ID_INDEX?"
         }
+        "ValidationError" => {
+            "Is an item almost 400 KB, so that a revocation does not fit? `sessions check-table` finds it."
+        }
         "ResourceNotFoundException" => "Check SESSIONS_TABLE, USER_ID_INDEX, AWS_REGION and the account.",
         "AccessDeniedException" => "Compare the function's role with FunctionRole in template.yaml.",
-        "UnrecognizedClientException" | "ExpiredTokenException" => "Check the credentials.",
+        "InvalidSignatureException" | "UnrecognizedClientException" | "ExpiredTokenException" => {
+            "Check the credentials and the clock."
+        }
         _ => "The code is explained in the Amazon DynamoDB Developer Guide.",
     }
 }
 
-/// The configured names are no secret, and often the cause.
-fn in_table(cause: &str, table: &Table) -> String {
-    format!("{cause}, table {}, index {}", table.name, table.index)
+fn failure(cause: Cause, operation: &'static str, text: &str) -> Failure {
+    Failure::new(cause, format!("{operation} failed: {text}"))
+}
+
+/// A failure that a retry is not expected to fix. The configured names are no secret, and often the reason.
+fn needs_change(cause: Cause, operation: &'static str, text: &str, table: &Table, hint: &str) -> Failure {
+    let (name, index) = (&table.name, &table.index);
+    Failure::new(cause, format!("{operation} was refused: {text}, table {name}, index {index}. {hint}"))
 }
 
 /// A connection failed: the kind of the operating system's error, where there is one.
@@ -273,9 +228,9 @@ mod tests {
         SdkError::dispatch_failure(error)
     }
 
-    fn classified(error: &SdkError<GetItemError>) -> StoreError {
+    fn classified(error: &SdkError<GetItemError>) -> Failure {
         let table = Table { name: "the-table".to_owned(), index: "the-index".to_owned() };
-        classify("GetItem", &table, error)
+        of_request("GetItem", &table, error)
     }
 
     fn foreign(source: impl Into<BoxError>) -> BoxError {
@@ -328,39 +283,39 @@ mod tests {
     }
 
     #[test]
-    fn each_error_of_a_request_says_whether_to_retry_and_what_a_write_may_have_done() {
-        let throttles = [
-            "ThrottlingException",
-            "ThrottlingError",
-            "ProvisionedThroughputExceededException",
-            "RequestLimitExceeded",
-            "ReplicatedWriteConflictException",
-            "TransactionConflictException",
-        ];
-        let retryable = |effect| (true, effect);
-        let permanent = (false, Effect::None);
-        let mut cases: Vec<_> = throttles.map(|code| (answer(400, Some(code)), retryable(Effect::None))).into();
-        cases.extend([
-            (answer(429, Some("SomethingNew")), retryable(Effect::None)),
-            (answer(400, Some("InternalServerError")), retryable(Effect::Unknown)),
-            (answer(500, Some("InternalServerError")), retryable(Effect::Unknown)),
-            (answer(503, Some("AccessDeniedException")), retryable(Effect::Unknown)),
-            (answer(502, None), retryable(Effect::Unknown)),
-            (SdkError::response_error(CANARY, response(200)), retryable(Effect::Unknown)),
-            (connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))), retryable(Effect::Unknown)),
-            (connection(ConnectorError::other(foreign(CANARY), None)), retryable(Effect::Unknown)),
-            (SdkError::timeout_error(CANARY), retryable(Effect::StillPossible)),
-            (answer(400, Some("AccessDeniedException")), permanent),
-            (answer(400, Some("ResourceNotFoundException")), permanent),
-            (answer(400, Some("SomethingNew")), permanent),
-            (connection(ConnectorError::user(foreign(CANARY))), permanent),
-            (connection(ConnectorError::other(foreign(CredentialsError::unhandled(CANARY)), None)), permanent),
-            (SdkError::construction_failure(CANARY), permanent),
-        ]);
-        for (error, expected) in cases {
-            let judged = classified(&error);
-            assert_eq!((judged.is_retryable(), judged.effect()), expected, "{judged}");
-            assert_eq!(judged.is_throttle(), expected == retryable(Effect::None), "{judged}");
+    fn each_error_of_a_request_has_one_cause() {
+        let credentials = |error: CredentialsError| connection(ConnectorError::other(foreign(error), None));
+        for (error, cause) in [
+            (answer(400, Some("ThrottlingException")), Cause::Throttled),
+            (answer(400, Some("ThrottlingError")), Cause::Throttled),
+            (answer(400, Some("ProvisionedThroughputExceededException")), Cause::Throttled),
+            (answer(400, Some("RequestLimitExceeded")), Cause::Throttled),
+            (answer(429, Some("SomethingNew")), Cause::Throttled),
+            (answer(400, Some("ReplicatedWriteConflictException")), Cause::Conflict),
+            (answer(400, Some("TransactionConflictException")), Cause::Conflict),
+            (answer(400, Some("InternalServerError")), Cause::ServerError),
+            (answer(500, Some("InternalServerError")), Cause::ServerError),
+            (answer(503, Some("AccessDeniedException")), Cause::ServerError),
+            (answer(502, None), Cause::ServerError),
+            (answer(200, None), Cause::Unreadable),
+            (SdkError::response_error(CANARY, response(200)), Cause::Unreadable),
+            (connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))), Cause::Disconnected),
+            (connection(ConnectorError::other(foreign(CANARY), None)), Cause::Unreadable),
+            (SdkError::timeout_error(CANARY), Cause::NoResponse),
+            (answer(400, Some("InvalidSignatureException")), Cause::BadSignature),
+            (answer(400, Some("UnrecognizedClientException")), Cause::BadSignature),
+            (answer(400, Some("ExpiredTokenException")), Cause::BadSignature),
+            (credentials(CredentialsError::provider_error(CANARY)), Cause::BadSignature),
+            (credentials(CredentialsError::not_loaded(CANARY)), Cause::Refused),
+            (answer(400, Some("SomethingNew")), Cause::UnknownError),
+            (answer(400, Some("AccessDeniedException")), Cause::Refused),
+            (answer(400, Some("ResourceNotFoundException")), Cause::Refused),
+            (answer(400, Some("MissingAuthenticationTokenException")), Cause::Refused),
+            (connection(ConnectorError::user(foreign(CANARY))), Cause::Refused),
+            (SdkError::construction_failure(CANARY), Cause::Refused),
+        ] {
+            let failure = classified(&error);
+            assert_eq!(failure.cause, cause, "{failure}");
         }
     }
 
@@ -378,38 +333,23 @@ mod tests {
     }
 
     #[test]
-    fn only_a_connection_that_failed_at_once_or_did_not_answer_needs_no_back_off() {
-        for (error, needs_backoff) in [
-            (connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))), false),
-            (SdkError::timeout_error(CANARY), false),
-            (answer(400, Some("ThrottlingException")), true),
-            (answer(500, Some("InternalServerError")), true),
-        ] {
-            assert_eq!(classified(&error).needs_backoff(), needs_backoff);
-        }
-    }
-
-    #[test]
-    fn each_response_to_a_statement_has_one_meaning() {
+    fn each_error_of_a_statement_has_one_cause_but_a_failed_condition() {
         let table = Table { name: "the-table".to_owned(), index: "the-index".to_owned() };
-        let outcome = |error: Option<BatchStatementError>| {
-            judge(&table, &BatchStatementResponse::builder().set_error(error).build())
-                .map_err(|error| (error.is_retryable(), error.effect()))
-        };
+        let cause = |error: &BatchStatementError| of_statement(&table, error).map(|failure| failure.cause);
         for (code, expected) in [
-            ("ConditionalCheckFailed", Ok(Written::Unchanged)),
-            ("ThrottlingError", Err((true, Effect::None))),
-            ("ProvisionedThroughputExceeded", Err((true, Effect::None))),
-            ("RequestLimitExceeded", Err((true, Effect::None))),
-            ("TransactionConflict", Err((true, Effect::None))),
-            ("InternalServerError", Err((true, Effect::Unknown))),
-            ("ValidationError", Err((false, Effect::None))),
-            ("SomethingNew", Err((false, Effect::None))),
+            ("ConditionalCheckFailed", None),
+            ("ThrottlingError", Some(Cause::Throttled)),
+            ("ProvisionedThroughputExceeded", Some(Cause::Throttled)),
+            ("RequestLimitExceeded", Some(Cause::Throttled)),
+            ("TransactionConflict", Some(Cause::Conflict)),
+            ("InternalServerError", Some(Cause::ServerError)),
+            ("ValidationError", Some(Cause::Refused)),
+            ("AccessDenied", Some(Cause::Refused)),
+            ("SomethingNew", Some(Cause::UnknownCode)),
         ] {
             let error = BatchStatementError::builder().code(code.into()).message(CANARY).build();
-            assert_eq!(outcome(Some(error)), expected, "{code}");
+            assert_eq!(cause(&error), expected, "{code}");
         }
-        assert_eq!(outcome(None), Ok(Written::Changed));
-        assert_eq!(outcome(Some(BatchStatementError::builder().message(CANARY).build())), Err((false, Effect::None)));
+        assert_eq!(cause(&BatchStatementError::builder().message(CANARY).build()), Some(Cause::UnknownCode));
     }
 }

@@ -1,27 +1,34 @@
 //! The sessions table: every attribute name, expression and statement. Each operation is one request; whoever sends it again
 //! must know what became of the first.
+//!
+//! A response counts only if it is complete. Whatever is not is a failure ([`Cause::Unreadable`](crate::rules::evidence::Cause)),
+//! since a missing part could be a session that stays signed in:
+//!
+//! | operation | a complete response has |
+//! |---|---|
+//! | `GetItem` | no item (there is no such session), or one with the key that was asked for |
+//! | `Query` | `Items`, as many as `Count` says, each with its key, and another `LastEvaluatedKey` than the page before |
+//! | `BatchExecuteStatement` | one response for each statement, with an `Error` or the name of the table |
+//! | `BatchGetItem` | the table; each item and each unprocessed key was asked for, and is there once |
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::fmt;
 use std::time::SystemTime;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementInput;
-use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemInput;
+use aws_sdk_dynamodb::operation::batch_get_item::{BatchGetItemInput, BatchGetItemOutput};
 use aws_sdk_dynamodb::operation::get_item::GetItemInput;
-use aws_sdk_dynamodb::operation::query::QueryInput;
-use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, KeysAndAttributes};
-use futures_util::future::select_ok;
+use aws_sdk_dynamodb::operation::query::{QueryInput, QueryOutput};
+use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse, KeysAndAttributes};
 use lambda_http::tracing::warn;
-use tokio::select;
 use tokio::time::Instant;
 
+use super::client::{Connections, Terms};
+use super::failure::{bad_item, of_statement, unreadable};
 use crate::config::Table;
-use crate::dynamodb::client::Connections;
-use crate::dynamodb::failure::{StoreError, Written, classify, judge};
-use crate::rules::budget::{CONNECT_TIMEOUT, HEDGE_AFTER, Timeout};
+use crate::rules::budget::{CONNECT_TIMEOUT, Timeout};
+use crate::rules::evidence::{Failure, Found, Page, Report};
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, UserId, since_epoch};
 
 /// An item of the table, or of the index.
@@ -35,30 +42,8 @@ pub struct Store {
     revoke_statement: String,
 }
 
-/// What a strongly consistent read shows of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It belongs to the user and is not revoked.
-    Live,
-    /// This very call has revoked it.
-    RevokedByThis,
-    /// There is nothing to revoke: it is revoked by someone else, gone, or of another user.
-    NothingToRevoke,
-}
-
-/// One page of a user's sessions as the index shows them.
-#[derive(Debug)]
-pub struct Page {
-    /// Sessions that are not shown as revoked.
-    pub token_hashes: Vec<TokenHash>,
-    /// Index entries that DynamoDB has read for this page, revoked ones included.
-    pub scanned: u64,
-    /// Where the next page begins; `None` after the last page.
-    pub next: Option<Cursor>,
-}
-
-/// A position between two pages.
-#[derive(Clone, Default)]
+/// A place between two pages.
+#[derive(Clone, PartialEq)]
 pub struct Cursor(Item);
 
 impl Store {
@@ -66,10 +51,10 @@ impl Store {
     #[must_use]
     pub fn new(connections: Connections, table: Table) -> Self {
         // The condition on the owner protects a session that has been moved to another user meanwhile. The condition on the
-        // status makes the answer say who changed the session; it holds for a missing status too. Unlike UpdateItem, the
-        // statement does not create an item that TTL has just deleted.
+        // status makes the response say who changed the session. By PartiQL's standard a comparison with a missing status is not
+        // true, so that case is named. Unlike UpdateItem, the statement does not create an item that TTL has just deleted.
         let revoke_statement = format!(
-            r#"UPDATE "{}" SET "status"='revoked' SET "revoked_at"=? SET "revoked_by"=? SET "revocation_id"=? WHERE "token_hash"=? AND "user_id"=? AND "status"<>'revoked'"#,
+            r#"UPDATE "{}" SET "status"='revoked' SET "revoked_at"=? SET "revoked_by"=? SET "revocation_id"=? WHERE "token_hash"=? AND "user_id"=? AND ("status" IS MISSING OR "status"<>'revoked')"#,
             table.name
         );
         Self { connections, table, revoke_statement }
@@ -84,7 +69,7 @@ impl Store {
         }
     }
 
-    async fn open_connection(&self) -> Result<(), StoreError> {
+    async fn open_connection(&self) -> Result<(), Failure> {
         let timeout = Timeout { patience: CONNECT_TIMEOUT, end: Instant::now() + CONNECT_TIMEOUT };
         // No token has this hash.
         self.authenticate(&TokenHash::from_table("none"), SystemTime::now, timeout).await.map(drop)
@@ -94,29 +79,33 @@ impl Store {
     /// that was revoked a moment ago cannot revoke others.
     ///
     /// # Errors
-    /// [`StoreError`], also for an active session without `user_id` or `session_id`.
+    /// [`Failure`], also for an active session without `user_id` or `session_id`.
     pub async fn authenticate(
         &self,
         token_hash: &TokenHash,
         clock: Clock,
         timeout: Timeout,
-    ) -> Result<Result<Session, Inactive>, StoreError> {
+    ) -> Result<Result<Session, Inactive>, Failure> {
+        const OPERATION: &str = "GetItem";
         let request = GetItemInput::builder()
             .table_name(&self.table.name)
             .key("token_hash", string(token_hash.as_str()))
             .consistent_read(true)
-            .projection_expression("session_id, user_id, #status, expires_at, authenticated_at")
+            .projection_expression("token_hash, session_id, user_id, #status, expires_at, authenticated_at")
             .expression_attribute_names("#status", "status");
         let send = |client: Client| {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("GetItem", timeout, send).await?;
+        let output = self.connections.read(self.terms(OPERATION, timeout), send).await?;
         let Some(item) = output.item else { return Ok(Err(Inactive::Unknown)) };
+        if text(&item, "token_hash") != Some(token_hash.as_str()) {
+            return Err(unreadable(OPERATION));
+        }
         if let Err(inactive) = check_active(&item, clock()) {
             return Ok(Err(inactive));
         }
-        let required = |name| text(&item, name).filter(|value| !value.is_empty()).ok_or(StoreError::BadItem(name));
+        let required = |name| text(&item, name).filter(|value| !value.is_empty()).ok_or_else(|| bad_item(name));
         Ok(Ok(Session {
             token_hash: token_hash.clone(),
             session_id: required("session_id")?.to_owned(),
@@ -125,17 +114,20 @@ impl Store {
         }))
     }
 
-    /// A page of the user's sessions that the index does not show as revoked. What it shows may be out of date.
+    /// A page of the user's sessions that the index does not show as revoked: up to `size` entries from a place on. What it shows
+    /// may be out of date.
     ///
     /// # Errors
-    /// [`StoreError`], also for an entry without a key: to skip it would be to leave its session signed in.
+    /// [`Failure`], also for an entry without a key.
     pub async fn page(
         &self,
         user: &UserId,
         from: Option<Cursor>,
         size: i32,
         timeout: Timeout,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<Page<Cursor>, Failure> {
+        const OPERATION: &str = "Query";
+        let start = from.clone().map(|cursor| cursor.0);
         let request = QueryInput::builder()
             .table_name(&self.table.name)
             .index_name(&self.table.index)
@@ -146,34 +138,32 @@ impl Store {
             .expression_attribute_values(":user", string(&user.0))
             .expression_attribute_values(":revoked", string("revoked"))
             .limit(size)
-            .set_exclusive_start_key(from.map(|cursor| cursor.0));
+            .set_exclusive_start_key(start);
         let send = |client: Client| {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let output = self.read("Query", timeout, send).await?;
-        Ok(Page {
-            token_hashes: output.items.unwrap_or_default().iter().map(token_hash).collect::<Result<_, _>>()?,
-            scanned: output.scanned_count.try_into().unwrap_or_default(),
-            next: output.last_evaluated_key.filter(|key| !key.is_empty()).map(Cursor),
-        })
+        let output = self.connections.read(self.terms(OPERATION, timeout), send).await?;
+        let page = complete_page(OPERATION, output)?;
+        // A page that ends where it began would be read for ever.
+        if page.next.is_some() && page.next == from { Err(unreadable(OPERATION)) } else { Ok(page) }
     }
 
-    /// Updates up to [`Limits::batch`](crate::rules::schedule::Limits::batch) sessions of the user to revoked, each on condition that it is not revoked yet: one result
-    /// for each, in their order.
+    /// Updates sessions of the user to revoked, each on condition that it is not revoked yet: one report for each, in their
+    /// order. `BatchExecuteStatement` takes up to 25.
     ///
     /// The items that fail the condition are not asked for (`ALL_OLD`): the service does not always send them, and a batch of
-    /// them can be 10 MB. [`Store::states`] reads what matters.
+    /// them can be 10 MB. [`Store::find`] reads what matters.
     ///
     /// # Errors
-    /// [`StoreError`] if there is no result for any of them.
+    /// [`Failure`] if there is no report of any of them.
     pub async fn revoke(
         &self,
         user: &UserId,
         token_hashes: &[TokenHash],
         revocation: &Revocation,
         timeout: Timeout,
-    ) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
+    ) -> Result<Vec<Result<Report, Failure>>, Failure> {
         const OPERATION: &str = "BatchExecuteStatement";
         let statements = token_hashes.iter().map(|token_hash| {
             BatchStatementRequest::builder()
@@ -188,26 +178,36 @@ impl Store {
         let statements = statements.collect::<Result<Vec<_>, _>>();
         let request = BatchExecuteStatementInput::builder().set_statements(statements.ok());
         let send = |client: Client| async move { request.send_with(&client).await };
-        let output = self.request(OPERATION, timeout, send).await?;
-        let mut responses = output.responses.unwrap_or_default().into_iter();
-        // What a statement without a response has done is unknown.
-        let missing = || Err(StoreError::unreadable(OPERATION));
-        let result = |_| responses.next().map_or_else(missing, |response| judge(&self.table, &response));
-        Ok(token_hashes.iter().map(result).collect())
+        let output = self.connections.request(self.terms(OPERATION, timeout), send).await?;
+        let responses = output.responses.unwrap_or_default();
+        // Reports are matched to statements by their position alone.
+        if responses.len() != token_hashes.len() {
+            return Err(unreadable(OPERATION));
+        }
+        Ok(responses.iter().map(|response| self.report(response).ok_or_else(|| unreadable(OPERATION))?).collect())
     }
 
-    /// A strongly consistent read of up to [`Limits::batch`](crate::rules::schedule::Limits::batch) sessions of the user: the state of each, in their order; `None` for
-    /// those that DynamoDB did not read this time.
+    /// What the response to a statement reports; `None` if it is not complete.
+    fn report(&self, response: &BatchStatementResponse) -> Option<Result<Report, Failure>> {
+        match response.error() {
+            Some(error) => Some(of_statement(&self.table, error).map_or(Ok(Report::ConditionFailed), Err)),
+            None if response.table_name() == Some(&self.table.name) => Some(Ok(Report::Changed)),
+            None => None,
+        }
+    }
+
+    /// A strongly consistent read of sessions of the user: what it finds of each, in their order; `None` for those that DynamoDB
+    /// did not read this time. `BatchGetItem` takes up to 100.
     ///
     /// # Errors
-    /// [`StoreError`] if none of them was read.
-    pub async fn states(
+    /// [`Failure`] if none of them was read.
+    pub async fn find(
         &self,
         user: &UserId,
         token_hashes: &[TokenHash],
         revocation: &Revocation,
         timeout: Timeout,
-    ) -> Result<Vec<Option<State>>, StoreError> {
+    ) -> Result<Vec<Option<Found>>, Failure> {
         const OPERATION: &str = "BatchGetItem";
         let key = |token_hash: &TokenHash| HashMap::from([("token_hash".to_owned(), string(token_hash.as_str()))]);
         let keys = KeysAndAttributes::builder()
@@ -222,81 +222,39 @@ impl Store {
             let request = request.clone();
             async move { request.send_with(&client).await }
         };
-        let mut output = self.read(OPERATION, timeout, send).await?;
-        // A session that is neither among the items nor unprocessed is gone, so the list of items must be there and readable.
-        let items = output.responses.as_mut().and_then(|tables| tables.remove(&self.table.name));
-        let items = items.ok_or_else(|| StoreError::unreadable(OPERATION))?;
-        let items = items.iter().map(|item| Some((text(item, "token_hash")?, item))).collect::<Option<HashMap<_, _>>>();
-        let items = items.ok_or_else(|| StoreError::unreadable(OPERATION))?;
-        let unprocessed = output.unprocessed_keys.iter().flat_map(HashMap::values).flat_map(|keys| &keys.keys);
-        let unprocessed: Vec<_> = unprocessed.filter_map(|key| text(key, "token_hash")).collect();
-        let state = |token_hash: &TokenHash| match items.get(token_hash.as_str()) {
-            Some(item) => Some(state_of(item, user, revocation)),
-            None if unprocessed.contains(&token_hash.as_str()) => None,
-            None => Some(State::NothingToRevoke),
+        let output = self.connections.read(self.terms(OPERATION, timeout), send).await?;
+        let read = self.complete_read(&output, token_hashes).ok_or_else(|| unreadable(OPERATION))?;
+        let found = |token_hash: &TokenHash| match read.get(token_hash.as_str()) {
+            Some(Some(item)) => Some(found_in(item, user, revocation)),
+            Some(None) => None,
+            // Neither among the items nor unprocessed.
+            None => Some(Found::Ended),
         };
-        Ok(token_hashes.iter().map(state).collect())
+        Ok(token_hashes.iter().map(found).collect())
     }
 
-    /// Sends a read. If the connections may have died in a pause, and there is no response soon, the same read is sent on a
-    /// new connection beside it: the first response counts.
-    async fn read<T, E, F>(
+    /// The items by their keys, unprocessed ones as `None`. No result if the response is not complete.
+    fn complete_read<'a>(
         &self,
-        operation: &'static str,
-        timeout: Timeout,
-        send: impl Fn(Client) -> F,
-    ) -> Result<T, StoreError>
-    where
-        E: ProvideErrorMetadata + Error + 'static,
-        F: Future<Output = Result<T, SdkError<E>>>,
-    {
-        let pool = self.connections.pool();
-        let mut first = Box::pin(self.request(operation, timeout, &send));
-        if !pool.may_be_dead() {
-            return first.await;
+        output: &'a BatchGetItemOutput,
+        asked_for: &[TokenHash],
+    ) -> Option<HashMap<&'a str, Option<&'a Item>>> {
+        let items = output.responses()?.get(&self.table.name)?.iter().map(|item| (item, Some(item)));
+        let unprocessed = output.unprocessed_keys().into_iter().flatten();
+        let unprocessed = unprocessed.flat_map(|(_, keys)| keys.keys()).map(|key| (key, None));
+        let mut read = HashMap::with_capacity(asked_for.len());
+        for (key, item) in items.chain(unprocessed) {
+            let key = text(key, "token_hash")?;
+            let is_asked_for = asked_for.iter().any(|token_hash| token_hash.as_str() == key);
+            if !is_asked_for || read.insert(key, item).is_some() {
+                return None;
+            }
         }
-        let soon = Timeout { patience: HEDGE_AFTER, ..timeout };
-        select! {
-            biased;
-            result = &mut first => return result,
-            _ = soon.run_out(|| self.connections.responses()) => self.connections.give_up(&pool),
-        }
-        select_ok([first, Box::pin(self.request(operation, timeout, &send))]).await.map(|(response, _)| response)
+        Some(read)
     }
 
-    /// Sends a request and waits for its response.
-    async fn request<T, E, F>(
-        &self,
-        operation: &'static str,
-        timeout: Timeout,
-        send: impl FnOnce(Client) -> F,
-    ) -> Result<T, StoreError>
-    where
-        E: ProvideErrorMetadata + Error + 'static,
-        F: Future<Output = Result<T, SdkError<E>>>,
-    {
-        let pool = self.connections.pool();
-        let may_be_dead = pool.may_be_dead();
-        select! {
-            biased;
-            result = send(pool.client.clone()) => {
-                if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
-                    self.connections.answered(&pool);
-                }
-                let result = result.map_err(|error| classify(operation, &self.table, &error));
-                // One that died in a pause is probably not the only one.
-                if may_be_dead && result.as_ref().is_err_and(|error| !error.needs_backoff()) {
-                    self.connections.give_up(&pool);
-                }
-                result
-            }
-            is_silent = timeout.run_out(|| self.connections.responses()) => {
-                if is_silent {
-                    self.connections.give_up(&pool);
-                }
-                Err(StoreError::no_response(operation, timeout.patience))
-            }
-        }
+    fn terms(&self, operation: &'static str, timeout: Timeout) -> Terms<'_> {
+        Terms { operation, table: &self.table, timeout }
     }
 }
 
@@ -310,21 +268,38 @@ fn check_active(item: &Item, now: SystemTime) -> Result<(), Inactive> {
     if expires_at <= since_epoch(now).as_secs_f64() { Err(Inactive::Expired) } else { Ok(()) }
 }
 
-/// What the item of a session says about it.
-fn state_of(item: &Item, user: &UserId, revocation: &Revocation) -> State {
-    if text(item, "user_id") != Some(&user.0) {
-        State::NothingToRevoke
-    } else if text(item, "status") != Some("revoked") {
-        State::Live
-    } else if text(item, "revocation_id") == Some(&revocation.id) {
-        State::RevokedByThis
-    } else {
-        State::NothingToRevoke
+/// The page in a response.
+///
+/// # Errors
+/// [`Failure`] if the response is not complete, or an entry has no key: to skip it would be to leave its session signed in.
+fn complete_page(operation: &'static str, output: QueryOutput) -> Result<Page<Cursor>, Failure> {
+    let items = output.items.ok_or_else(|| unreadable(operation))?;
+    let next = output.last_evaluated_key.filter(|key| !key.is_empty());
+    let is_place = |key: &Item| text(key, "token_hash").is_some();
+    if usize::try_from(output.count) != Ok(items.len()) || !next.as_ref().is_none_or(is_place) {
+        return Err(unreadable(operation));
     }
+    let token_hash = |entry| text(entry, "token_hash").map(TokenHash::from_table).ok_or_else(|| bad_item("token_hash"));
+    let sessions = items.iter().map(token_hash).collect::<Result<_, _>>()?;
+    let entries = output.scanned_count.try_into().unwrap_or_default();
+    Ok(Page { sessions, entries, next: next.map(Cursor) })
 }
 
-fn token_hash(entry: &Item) -> Result<TokenHash, StoreError> {
-    text(entry, "token_hash").map(TokenHash::from_table).ok_or(StoreError::BadItem("token_hash"))
+/// What the item of a session says about it. A session that this call has revoked counts, whoever owns it now.
+fn found_in(item: &Item, user: &UserId, revocation: &Revocation) -> Found {
+    let is_revoked = text(item, "status") == Some("revoked");
+    let revoked_by_function = item.get("revocation_id").is_some();
+    if is_revoked && text(item, "revocation_id") == Some(&revocation.id) {
+        Found::RevokedByThisCall
+    } else if text(item, "user_id") != Some(&user.0) {
+        Found::OfAnotherUser
+    } else if !is_revoked {
+        Found::Live
+    } else if revoked_by_function {
+        Found::RevokedByAnotherCall
+    } else {
+        Found::Ended
+    }
 }
 
 fn string(value: &str) -> AttributeValue {

@@ -7,9 +7,9 @@ use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use lambda_http::{Body, Response};
 use serde_json::{Map, Value, json};
 
-use crate::dynamodb::failure::StoreError;
 use crate::http::credentials::Malformed;
 use crate::http::origin::CsrfViolation;
+use crate::rules::evidence::Failure;
 use crate::session::Inactive;
 
 /// Methods of the route, for `Allow`.
@@ -49,7 +49,7 @@ pub enum Error {
     #[error("{cause}")]
     Store {
         /// The reason, for the log.
-        cause: StoreError,
+        cause: Failure,
         /// How many sessions this call has revoked; `None` if it has not sent any write.
         revoked: Option<u64>,
     },
@@ -201,8 +201,9 @@ fn envelope(error: &Error, entry: &Entry, request_id: &str, debug: bool) -> Valu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::evidence::Cause;
 
-    fn store(cause: StoreError, revoked: Option<u64>) -> Error {
+    fn store(cause: Failure, revoked: Option<u64>) -> Error {
         Error::Store { cause, revoked }
     }
 
@@ -224,8 +225,8 @@ mod tests {
                 Some(("www-authenticate", "Bearer realm=\"sessions\"")),
             ),
             (Error::SessionRefreshRequired, 403, "session_refresh_required", None),
-            (store(StoreError::OutOfTime, None), 503, "temporarily_unavailable", Some(("retry-after", "1"))),
-            (store(StoreError::Contradiction, None), 500, "internal_error", None),
+            (store(Failure::from(Cause::OutOfTime), None), 503, "temporarily_unavailable", Some(("retry-after", "1"))),
+            (store(Failure::from(Cause::Overtaken), None), 500, "internal_error", None),
         ] {
             assert_eq!(error.id(), id);
             let (answered, headers, body) = answer(error, false);
@@ -241,10 +242,10 @@ mod tests {
     #[test]
     fn an_error_of_the_table_says_how_many_sessions_have_been_revoked() {
         for (cause, revoked, details) in [
-            (StoreError::OutOfTime, None, json!({"revoked": 0})),
-            (StoreError::OutOfTime, Some(3), json!({"revoked": 3})),
-            (StoreError::Contradiction, None, Value::Null),
-            (StoreError::Contradiction, Some(3), json!({"revoked": 3})),
+            (Failure::from(Cause::OutOfTime), None, json!({"revoked": 0})),
+            (Failure::from(Cause::OutOfTime), Some(3), json!({"revoked": 3})),
+            (Failure::from(Cause::Overtaken), None, Value::Null),
+            (Failure::from(Cause::Overtaken), Some(3), json!({"revoked": 3})),
         ] {
             let (_, _, body) = answer(store(cause, revoked), true);
             assert_eq!(body["error"]["details"], details);

@@ -12,7 +12,7 @@ use lambda_http::{Context, Request, RequestExt};
 use serde::Serialize;
 
 use crate::http::response::{Answer, Error};
-use crate::rules::schedule::{Outcome, Statistics};
+use crate::rules::schedule::{CallResult, Statistics};
 use crate::session::{Session, since_epoch};
 
 /// The target of the line. The log adds [`Metrics`] to lines with this target, and to no others.
@@ -71,8 +71,8 @@ impl Record {
     }
 
     /// Records what revoking has done.
-    pub fn revoked(&mut self, outcome: &Outcome) {
-        (self.revoked, self.statistics) = (outcome.count, outcome.statistics);
+    pub fn revoked(&mut self, call: &CallResult) {
+        (self.revoked, self.statistics) = (call.count, call.statistics);
     }
 
     /// Writes the line. Names that begin with a capital are metrics and their dimensions: see [`Metrics`].
@@ -103,10 +103,10 @@ impl Record {
                     session = caller.map(|caller| &caller.session_id),
                     authenticate_ms = caller.map(|caller| millis(caller.after)),
                     revoke_ms = caller.map(|caller| millis(duration - caller.after)),
-                    passes = caller.map(|_| self.statistics.passes),
+                    looks = caller.map(|_| self.statistics.looks),
                     pages = caller.map(|_| self.statistics.pages),
-                    seen = caller.map(|_| self.statistics.seen),
-                    batches = caller.map(|_| self.statistics.batches),
+                    entries = caller.map(|_| self.statistics.entries),
+                    writes = caller.map(|_| self.statistics.writes),
                     $message
                 )
             };

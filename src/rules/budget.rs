@@ -1,69 +1,98 @@
-//! Time: the deadlines of an invocation, and the time-outs and back-offs of its requests. The time is a parameter;
-//! only [`Timeout::run_out`] and [`wait_until`] wait.
+//! Time: the deadlines of an invocation, and the time-outs, back-offs and pauses in it. Every duration of the function is here.
+//! The time is a parameter.
 //!
-//! An invocation of `T` is divided from its end, so that what was begun can be finished and counted:
+//! An invocation of `T` is divided from its end, so that whatever was begun can be finished and counted:
 //!
 //! ```text
-//! |---------- writes may be sent ----------|-- wait for them --|-- read their results --|-- answer --|
-//! 0                                  stop_writing         writes_end                answer_by        T
-//!                                        min(1 s, T/5)      min(2 s, T/4)       min(0.5 s, T/10)
+//! |---- requests of every kind ----|-- responses to writes --|-- reads of doubtful writes --|-- answer --|
+//! 0                          stop_writing               writes_end                      answer_by       T
+//!                                      min(1 s, T/5)              min(2 s, T/4)          min(0.5 s, T/10)
 //! ```
+//!
+//! | phase | what may begin in it |
+//! |---|---|
+//! | until `stop_writing` | every request |
+//! | until `writes_end` | reads of the index and of sessions; responses to writes still count |
+//! | until `answer_by` | reads of the index and of sessions |
+//! | until `T` | nothing: the answer is sent |
+//!
+//! A write in doubt (it has no report, and cannot be sent again) is read from the moment of its last failure: for 1.5 s if it
+//! ended in an error, and until `answer_by` if there was no response to it.
 //!
 //! | | |
 //! |---|---|
-//! | time-outs of the attempts at a read | 0.5, 1, 2, 3, 3, 3, 3, 3 s |
-//! | time-outs of the attempts at a batch of writes | 0.25, 0.5, 1, 2, 3, 3, 3, 3 s |
-//! | back-off before each but the first, at random up to | 50, 100, 200, 400, 800, 1,000, 1,000 ms |
-//! | attempts in a row of which none gets further | 8; reads of sessions in doubt: until `answer_by` |
+//! | time-outs of the attempts at a read | 0.5, 1, 2, 3, 3, 3, 3, 3 s: 18.5 s in all |
+//! | time-outs of the attempts at a batch of writes | 0.25, 0.5, 1, 2, 3, 3, 3, 3 s: 15.75 s in all |
+//! | back-off before each but the first, at random up to | 50, 100, 200, 400, 800, 1,000, 1,000 ms: 3.55 s in all |
+//! | pauses between looks at the index after a session was replaced | 0, 25, 50, 100, 200, 400, 400, … ms, cut at 1 s |
 //!
-//! DynamoDB answers in some 10 ms, and in 30 ms at the 99th percentile, so the first time-out finds a dead connection and the
-//! later ones allow for a slow table. No time-out is shorter than twice the slowest answer so far. A read waits for no more
-//! than half of the time left, so that another attempt is always possible.
+//! So all attempts at one thing fit into the 25.5 s that an invocation of 29 s has until `stop_writing`. No time-out is shorter
+//! than twice the slowest response so far. A read waits for no more than half of the time left, so that another attempt is
+//! always possible.
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::Instant;
 
-use crate::dynamodb::failure::StoreError;
+use super::evidence::Cause;
 
-/// Reserved to send the answer: at most this long, and at most this part of the invocation.
+/// Reserved to send the answer: at most this long, and at most this part of the invocation. A sandbox of 128 MB has 7 % of a
+/// core and needs some 80 ms.
 const ANSWERING: (Duration, u32) = (Duration::from_millis(500), 10);
-/// Reserved before that to read the results of writes whose answers were lost.
+/// Reserved before that to read the results of writes without a report: two attempts, of 0.5 and 1 s, and their back-off.
 const RESOLVING: (Duration, u32) = (Duration::from_secs(2), 4);
-/// Reserved before that to wait for the answers to writes that have been sent.
+/// Reserved before that for the responses to writes: 30 times the 99th percentile of a batch of writes.
 const ENDING: (Duration, u32) = (Duration::from_secs(1), 5);
-/// Length of an invocation whose deadline has passed before it began, as under `cargo lambda watch`.
+/// Length of an invocation without a usable deadline: shorter than the 29 s after which a REST API gives up.
 const WITHOUT_DEADLINE: Duration = Duration::from_secs(25);
+/// The wall clock when this function was written: 2026-11-01, in time since 1970. An earlier deadline is none: `cargo lambda
+/// watch` sends one of 1970.
+const WRITTEN_AT: Duration = Duration::from_hours(498_192);
 
-/// Time-out of the request that opens a connection during the start.
+/// Time-out of the request that opens a connection during the start. The start must not take longer than it saves.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// A read that has less time left is not begun.
-const SHORTEST_READ: Duration = Duration::from_millis(20);
-/// Without a response to a read for so long, on a connection that may have died in a pause, it is sent on another one too.
+/// Connections that have answered within this time are expected to answer again. A sandbox is not frozen for less than a second
+/// between two invocations of a client that waits.
+pub const PROVEN_FOR: Duration = Duration::from_secs(1);
+/// Without a response to a read for so long, on a connection that may have died in a pause, the read is sent on another one too.
+/// DynamoDB answers 99 % of reads within 30 ms.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(40);
 
+/// A read that has less time left is not begun: the median of a read is 10 ms.
+const SHORTEST_READ: Duration = Duration::from_millis(20);
+/// 16 times the 99th percentile of a read.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_millis(500);
+/// Half of that, since a read shows what a write without a response has done.
 const FIRST_WRITE_TIMEOUT: Duration = Duration::from_millis(250);
+/// With it, eight attempts fit into an invocation: see the table above.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3);
-/// Sleeps that make up a time-out.
-const SLEEPS: u32 = 10;
+/// Five times the median of a request, so that a throttled caller is not back before others have been served.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// As long as DynamoDB counts capacity: a second.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a write that ended in an error or a closed connection may take to become visible: 50 times the 99th percentile.
+pub const STRAGGLING: Duration = Duration::from_millis(1_500);
 
-/// The deadlines of one invocation, and the slowest answer in it so far.
+/// How long the index may lag behind the table. Of new entries, 99.7 % are visible after 0.1 s.
+pub const INDEX_LAG: Duration = Duration::from_secs(1);
+/// Twice the median time in which the index shows a change.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// Less than half of [`INDEX_LAG`], so that several looks fall into it.
+const MAX_PAUSE: Duration = Duration::from_millis(400);
+
+/// The deadlines of one invocation, and the slowest response in it so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     /// From here on no write is sent.
     pub stop_writing: Instant,
-    /// From here on no answer to a write is waited for.
+    /// From here on no response to a write is waited for.
     pub writes_end: Instant,
     /// From here on there is only time to answer.
     pub answer_by: Instant,
     slowest: Duration,
 }
 
-/// How long to wait for the answer to a request.
+/// How long to wait for the response to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout {
     /// Without any response for so long, the connection counts as dead.
@@ -72,31 +101,14 @@ pub struct Timeout {
     pub end: Instant,
 }
 
-impl Timeout {
-    /// Waits until the time has run out; false if it ended while there were responses to other requests, of which `responses`
-    /// is the number.
-    ///
-    /// The patience begins anew with each response, since a request that waits its turn is not dead. It is made of short sleeps,
-    /// one after the other, so a process that gets little CPU does not use it up.
-    pub async fn run_out(self, responses: impl Fn() -> u64) -> bool {
-        let patience = async {
-            let (mut quiet_sleeps, mut seen) = (0, responses());
-            while quiet_sleeps < SLEEPS {
-                sleep(self.patience / SLEEPS).await;
-                quiet_sleeps = if responses() == seen { quiet_sleeps + 1 } else { 0 };
-                seen = responses();
-            }
-        };
-        timeout_at(self.end, patience).await.is_ok()
-    }
-}
-
 impl Budget {
-    /// The budget of an invocation that begins at `now`, by the wall clock at `wall`, and must have answered by `deadline`.
+    /// The budget of an invocation that begins at `now`, by the wall clock at `wall`, and must have answered by `deadline`. A
+    /// deadline that has passed leaves no time.
     #[must_use]
     pub fn until(deadline: SystemTime, wall: SystemTime, now: Instant) -> Self {
+        let is_deadline = deadline > SystemTime::UNIX_EPOCH + WRITTEN_AT;
         let left = deadline.duration_since(wall).unwrap_or_default();
-        let time = if left.is_zero() { WITHOUT_DEADLINE } else { left };
+        let time = if is_deadline { left } else { WITHOUT_DEADLINE };
         let reserved = |(most, part): (Duration, u32)| most.min(time / part);
         // The runtime's clock ends somewhere, and no invocation takes a day.
         let answer_by = now + time.min(Duration::from_hours(24)) - reserved(ANSWERING);
@@ -105,13 +117,13 @@ impl Budget {
         Self { stop_writing, writes_end, answer_by, slowest: Duration::ZERO }
     }
 
-    /// Learns how long a request took to be answered. One answer that comes very late does not keep others from being sent.
+    /// Learns how long a request took to be answered. One response that comes very late does not keep others from being sent.
     pub fn answered_after(&mut self, time: Duration) {
         self.slowest = self.slowest.max(time.min(MAX_TIMEOUT));
     }
 
     /// Whether a write that is sent at this time will be answered in time, even if that takes twice as long as the slowest
-    /// answer so far. An unanswered one could be applied after this call has reported its count.
+    /// response so far. A write without a response could be applied after this call has reported its count.
     #[must_use]
     pub fn may_write(&self, at: Instant) -> bool {
         at < self.stop_writing && at + 2 * self.slowest < self.writes_end
@@ -131,11 +143,10 @@ impl Budget {
         (time_left >= SHORTEST_READ).then(|| Timeout { patience: self.patience(FIRST_READ_TIMEOUT, failures), end })
     }
 
-    /// When to attempt something again after this many failures, the latest of which ended in `error`. A connection
-    /// that fails is replaced at once, but only the first time.
+    /// When to attempt something again after this many failures, the latest of which had this cause.
     #[must_use]
-    pub fn retry_at(&self, error: &StoreError, failures: u32, now: Instant, random: f64) -> Instant {
-        if failures == 1 && !error.needs_backoff() { now } else { self.backoff(failures, now, random) }
+    pub fn retry_at(&self, cause: Cause, failures: u32, now: Instant, random: f64) -> Instant {
+        if failures == 1 && !cause.rule().backs_off_at_once { now } else { self.backoff(failures, now, random) }
     }
 
     /// The end of the back-off after this many failures. `random` is from 0 to 1.
@@ -154,11 +165,13 @@ impl Budget {
     }
 }
 
-/// Waits until this time. A timer ends at a whole millisecond after its time, so one that has nothing to wait for would still
-/// cost a call a millisecond.
-pub async fn wait_until(time: Instant) {
-    if time > Instant::now() {
-        sleep_until(time).await;
+/// The pause before a look at the index, after this many looks since a session was replaced. `random` is from 0 to 1: an intruder
+/// who replaces his session in a fixed rhythm must not stay ahead of looks in the same rhythm.
+#[must_use]
+pub fn pause(looks: u32, random: f64) -> Duration {
+    match looks.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => doubled(FIRST_PAUSE, doublings).min(MAX_PAUSE).mul_f64(0.5 + random / 2.0),
     }
 }
 
@@ -185,12 +198,35 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_in_the_past_counts_as_none() {
+    fn only_an_absurd_deadline_counts_as_none_and_one_that_has_passed_leaves_no_time() {
         let (wall, now) = (SystemTime::now(), Instant::now());
-        let budget = Budget::until(SystemTime::UNIX_EPOCH, wall, now);
-        assert_eq!((budget.answer_by - now).as_millis(), 24_500);
+        let until = |deadline| Budget::until(deadline, wall, now);
+        assert_eq!((until(SystemTime::UNIX_EPOCH).answer_by - now).as_millis(), 24_500);
+        let passed = until(wall - Duration::from_millis(1));
+        assert!(!passed.may_write(now) && passed.read_timeout(0, now).is_none());
         let far = wall + Duration::from_secs(u64::from(u32::MAX));
-        assert!(Budget::until(far, wall, now).answer_by - now > Duration::from_hours(1));
+        assert!(until(far).answer_by - now > Duration::from_hours(1));
+    }
+
+    #[test]
+    fn all_attempts_at_one_thing_fit_into_an_invocation() {
+        let (budget, now) = lasting(Duration::from_secs(29));
+        let attempts = super::super::limits::Limits::DEPLOYED.attempts;
+        let reads =
+            (0..attempts).filter_map(|failures| budget.read_timeout(failures, now)).map(|timeout| timeout.patience);
+        let writes = (0..attempts).map(|failures| budget.write_timeout(failures).patience);
+        let backoffs = (1..attempts).map(|failures| budget.backoff(failures, now, 1.0) - now);
+        let [reads, writes, backoffs] =
+            [reads.sum(), writes.sum(), backoffs.sum()].map(|time: Duration| time.as_millis());
+        assert_eq!([reads, writes, backoffs], [18_500, 15_750, 3_550]);
+        assert!(reads + backoffs < (budget.stop_writing - now).as_millis());
+    }
+
+    #[test]
+    fn pauses_between_looks_double_up_to_a_limit() {
+        let pauses = [0, 1, 2, 3, 4, 5, 6, 99].map(|looks| pause(looks, 1.0).as_millis());
+        assert_eq!(pauses, [0, 25, 50, 100, 200, 400, 400, 400]);
+        assert_eq!(pause(3, 0.0).as_millis(), 50);
     }
 
     #[test]
@@ -232,42 +268,16 @@ mod tests {
     #[test]
     fn a_back_off_is_drawn_below_a_ceiling_that_doubles_up_to_a_second() {
         let (budget, now) = lasting(Duration::from_secs(29));
-        let throttled = StoreError::unreadable("Query");
-        let backoff = |failures, random| (budget.retry_at(&throttled, failures, now, random) - now).as_millis();
+        let backoff = |failures, random| (budget.retry_at(Cause::Throttled, failures, now, random) - now).as_millis();
         assert_eq!([1, 2, 3, 5, 6, 99].map(|failures| backoff(failures, 1.0)), [50, 100, 200, 800, 1000, 1000]);
         assert_eq!((backoff(3, 0.0), backoff(3, 0.5)), (0, 100));
-        assert_eq!(budget.retry_at(&throttled, 9, budget.answer_by, 1.0), budget.answer_by);
+        assert_eq!(budget.retry_at(Cause::Throttled, 9, budget.answer_by, 1.0), budget.answer_by);
     }
 
     #[test]
     fn a_connection_that_fails_is_replaced_at_once_but_only_the_first_time() {
         let (budget, now) = lasting(Duration::from_secs(29));
-        let no_response = StoreError::no_response("Query", Duration::from_millis(500));
-        assert_eq!(budget.retry_at(&no_response, 1, now, 1.0), now);
-        assert_eq!(budget.retry_at(&no_response, 2, now, 1.0), now + Duration::from_millis(100));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_for_now_takes_no_time_even_between_two_milliseconds() {
-        tokio::time::advance(Duration::from_micros(300)).await;
-        let now = Instant::now();
-        wait_until(now).await;
-        assert_eq!(now.elapsed(), Duration::ZERO);
-        wait_until(now + Duration::from_millis(2)).await;
-        assert!(now.elapsed() >= Duration::from_millis(2));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn patience_begins_anew_with_every_response_but_ends_at_the_deadline() {
-        let begin = Instant::now();
-        let timeout = Timeout { patience: Duration::from_millis(250), end: begin + Duration::from_secs(2) };
-        assert!(timeout.run_out(|| 7).await);
-        assert_eq!(begin.elapsed().as_millis(), 250);
-        // There are responses for a second.
-        let millis = || u64::try_from(begin.elapsed().as_millis()).expect("a number");
-        assert!(timeout.run_out(|| millis().min(1_000)).await);
-        assert_eq!(begin.elapsed().as_millis(), 1_250);
-        assert!(!timeout.run_out(millis).await);
-        assert_eq!(begin.elapsed().as_millis(), 2_000);
+        assert_eq!(budget.retry_at(Cause::NoResponse, 1, now, 1.0), now);
+        assert_eq!(budget.retry_at(Cause::NoResponse, 2, now, 1.0), now + Duration::from_millis(100));
     }
 }

@@ -1,179 +1,450 @@
-//! What one call knows of each session, and what follows from it. Plain data: no I/O, no clock, no randomness.
+//! What one call knows of each session, on what evidence, and when it is due again. Plain data: no I/O, no clock, no randomness.
 //!
-//! Each session has one entry, however often the index shows it. An entry is open until there is *evidence* that the session
-//! is revoked: a statement of this call reports that it changed it, or a strongly consistent read shows it revoked, gone or
-//! of another user. An open entry is closed once and stays closed, so each session is counted at most once. The count is the
-//! number of sessions that were changed by this call.
+//! Each session has one entry, however often the index shows it. An entry is closed on *evidence* only: a statement of this call
+//! reports that it changed the session, or a strongly consistent read finds it revoked, gone or of another user. A closed entry
+//! stays closed, so each session is counted at most once. The count is the number of sessions that this call has changed.
 //!
-//! | standing | event | next standing |
+//! | standing | what happens | next standing |
 //! |---|---|---|
-//! | `ToWrite` | written: changed | `Changed` |
-//! | | written: throttled, or in conflict with another write | `ToWrite` |
-//! | | written: condition failed | `ToRead` |
-//! | | written, but not reported: an error, or no response | `ToRead`, in doubt |
-//! | | written: refused | `Refused` |
-//! | `ToRead` | read: revoked by this call | `Changed` |
-//! | | read: revoked by another, gone, or of another user | `NothingToRevoke` |
-//! | | read: live, in doubt | `ToWrite` |
-//! | | read: live, nothing in doubt: its condition cannot have failed | `Refused` |
+//! | `ToWrite` | reported: changed | `Changed` |
+//! | | reported: condition failed | `ToRead`, at once |
+//! | | failed, and was certainly not applied | `ToWrite`, after a back-off |
+//! | | failed, and may have been applied | `ToRead`, in doubt |
+//! | | no attempt or no time is left | `ToRead` for the last time if in doubt, else `GivenUp` |
+//! | `ToRead` | found: revoked by this call | `Changed` |
+//! | | found: revoked by another call, ended, or of another user | `NothingToRevoke` |
+//! | | found: live | `ToWrite`; without any attempt left as above |
+//! | | not read | `ToRead`, after a back-off |
+//! | `ToRead` for the last time | found: live, or not read | `ToRead` until its doubt is over, then `GivenUp` |
+//!
+//! Nobody's bad luck stops the others: an entry that is given up says nothing about any other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::dynamodb::failure::{Effect, StoreError, Written};
-use crate::dynamodb::store::State;
+use tokio::time::Instant;
+
+use super::budget::{Budget, STRAGGLING};
+use super::evidence::{Attempts, Cause, Doubt, Found, Report};
 use crate::session::TokenHash;
 
 /// The sessions that the index has shown during a call.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// The effect is the doubt about the session: whether a write without a report may have been applied, or may still be.
-    entries: HashMap<TokenHash, (Standing, Effect)>,
+    numbers: HashMap<TokenHash, usize>,
+    entries: Vec<Entry>,
+    /// The entries whose standing is [`Standing::ToWrite`] or [`Standing::ToRead`], by the time when they are due.
+    waiting: BTreeMap<Work, BTreeSet<(Instant, usize)>>,
 }
 
-/// What is known of a session.
+/// What a request does for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// Write it as revoked.
+    Write,
+    /// Read it, strongly consistent.
+    Read,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: TokenHash,
+    standing: Standing,
+    /// What its writes may have done, or may still do. Doubt once raised stays until the entry is closed.
+    doubt: Doubt,
+    attempts: Attempts,
+    /// Set once no further write is possible: until when the session is read.
+    last_read: Option<Instant>,
+    /// Whether a read of it has been sent.
+    was_read: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Open: to be written, again if need be.
-    ToWrite,
-    /// Open: to be read, because the latest write did not report that it changed the session.
-    ToRead,
-    /// Open, and no further write can succeed.
-    Refused,
+enum Standing {
+    /// Open: to be written, not before this time.
+    ToWrite(Instant),
+    /// Open: to be read, not before this time, because its latest write did not report that it changed the session.
+    ToRead(Instant),
+    /// Open: in a request that is under way.
+    Sent(Work),
     /// Closed: this call has revoked it.
     Changed,
-    /// Closed: a read has shown it revoked by someone else, gone, or of another user.
+    /// Closed: a read has found it revoked by someone else, gone, or of another user.
     NothingToRevoke,
+    /// Nothing more can be done for it in this call, and there is no evidence that it is revoked.
+    GivenUp(Cause),
 }
 
-impl Standing {
-    /// Whether there is no evidence yet.
-    #[must_use]
-    pub fn is_open(self) -> bool {
-        !matches!(self, Self::Changed | Self::NothingToRevoke)
-    }
+/// What is the same for all sessions of a request that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending<'a> {
+    /// When it ended.
+    pub now: Instant,
+    /// From 0 to 1. The same for all sessions of the request, so that those that failed alike are due together.
+    pub random: f64,
+    /// The time of the invocation.
+    pub budget: &'a Budget,
+    /// Attempts at one session.
+    pub attempts: u32,
+}
+
+/// The sessions of one request.
+#[derive(Debug)]
+pub struct Taken {
+    /// At least one.
+    pub sessions: Vec<TokenHash>,
+    /// The most failed attempts that one of them has had.
+    pub failures: u32,
+    /// Whether one of them was in such a request before.
+    pub again: bool,
 }
 
 impl Ledger {
-    /// Enters a session that the index shows; false if it has been entered before.
-    pub fn enter(&mut self, session: &TokenHash) -> bool {
-        let is_new = !self.entries.contains_key(session);
-        if is_new {
-            self.entries.insert(session.clone(), (Standing::ToWrite, Effect::None));
+    /// Enters a session that the index shows, to be written now; false if it has been entered before.
+    pub fn enter(&mut self, session: TokenHash, now: Instant) -> bool {
+        let number = self.entries.len();
+        if self.numbers.contains_key(&session) {
+            return false;
         }
-        is_new
+        self.numbers.insert(session.clone(), number);
+        self.waiting.entry(Work::Write).or_default().insert((now, number));
+        self.entries.push(Entry {
+            session,
+            standing: Standing::ToWrite(now),
+            doubt: Doubt::None,
+            attempts: Attempts::default(),
+            last_read: None,
+            was_read: false,
+        });
+        true
     }
 
-    /// A write of the session has ended like this.
-    pub fn written(&mut self, session: &TokenHash, result: &Result<Written, StoreError>) {
-        let (standing, effect) = match result {
-            Ok(Written::Changed) => (Standing::Changed, Effect::None),
-            Ok(Written::Unchanged) => (Standing::ToRead, Effect::None),
-            Err(error) => match error.effect() {
-                Effect::None if error.is_retryable() => (Standing::ToWrite, Effect::None),
-                Effect::None => (Standing::Refused, Effect::None),
-                effect @ (Effect::Unknown | Effect::StillPossible) => (Standing::ToRead, effect),
-            },
-        };
-        self.set(session, standing, effect);
-    }
-
-    /// A strongly consistent read shows this of the session.
-    ///
-    /// # Errors
-    /// [`StoreError::Contradiction`] if it is live and no write is in doubt: then it is read because its condition has failed.
-    pub fn was_read(&mut self, session: &TokenHash, state: State) -> Result<(), StoreError> {
-        let standing = match state {
-            State::RevokedByThis => Standing::Changed,
-            State::NothingToRevoke => Standing::NothingToRevoke,
-            State::Live if self.of(session).1 == Effect::None => Standing::Refused,
-            State::Live => Standing::ToWrite,
-        };
-        self.set(session, standing, Effect::None);
-        if standing == Standing::Refused { Err(StoreError::Contradiction) } else { Ok(()) }
-    }
-
-    /// What is known of a session, and the doubt about it.
+    /// How many sessions wait to be written, now or later.
     #[must_use]
-    pub fn of(&self, session: &TokenHash) -> (Standing, Effect) {
-        self.entries.get(session).copied().unwrap_or((Standing::ToRead, Effect::None))
+    pub fn waiting_to_be_written(&self) -> usize {
+        self.waiting.get(&Work::Write).map_or(0, BTreeSet::len)
+    }
+
+    /// When the first session is due that waits for this.
+    #[must_use]
+    pub fn next_due(&self, work: Work) -> Option<Instant> {
+        Some(self.waiting.get(&work)?.first()?.0)
+    }
+
+    /// Takes up to `most` sessions that are due for this, those that have waited longest first; `None` if none is due.
+    pub fn take(&mut self, work: Work, most: usize, now: Instant) -> Option<Taken> {
+        let mut taken = Taken { sessions: Vec::new(), failures: 0, again: false };
+        while taken.sessions.len() < most
+            && let Some((at, number)) = self.waiting.get(&work).and_then(BTreeSet::first).copied()
+            && at <= now
+        {
+            self.set(number, Standing::Sent(work));
+            let Some(entry) = self.entries.get_mut(number) else { break };
+            taken.again |= match work {
+                Work::Write => entry.attempts.failed() > 0,
+                Work::Read => std::mem::replace(&mut entry.was_read, true),
+            };
+            taken.failures = taken.failures.max(entry.attempts.failed());
+            taken.sessions.push(entry.session.clone());
+        }
+        (!taken.sessions.is_empty()).then_some(taken)
+    }
+
+    /// A write of the session has ended like this. `gets_further` is whether the attempts before it do not count, because the
+    /// request has changed other sessions. Returns whether no attempt is left.
+    pub fn written(
+        &mut self,
+        session: &TokenHash,
+        report: Result<Report, Cause>,
+        gets_further: bool,
+        ending: &Ending,
+    ) -> bool {
+        let Some((number, entry)) = self.sent(session, Work::Write) else { return false };
+        let cause = match report {
+            Ok(Report::Changed) => {
+                self.set(number, Standing::Changed);
+                return false;
+            }
+            // Counted as a failed attempt: should a read find the session live, somebody has changed it in between.
+            Ok(Report::ConditionFailed) => Cause::Overtaken,
+            Err(cause) => cause,
+        };
+        if gets_further {
+            entry.attempts.restart();
+        }
+        entry.attempts.fail(cause);
+        entry.doubt = entry.doubt.max(cause.rule().doubt);
+        let attempts = entry.attempts;
+        if cause == Cause::Overtaken {
+            self.set(number, Standing::ToRead(ending.now));
+        } else if cause.rule().doubt > Doubt::None {
+            self.set(number, Standing::ToRead(ending.retry_at(&attempts)));
+        } else {
+            self.write_again(number, ending);
+        }
+        attempts.are_used_up(ending.attempts)
+    }
+
+    /// A read of the session has found this, or has failed.
+    pub fn was_read(&mut self, session: &TokenHash, found: Result<Found, Cause>, ending: &Ending) {
+        let Some((number, entry)) = self.sent(session, Work::Read) else { return };
+        match found {
+            Ok(Found::RevokedByThisCall) => self.set(number, Standing::Changed),
+            Ok(Found::RevokedByAnotherCall | Found::Ended | Found::OfAnotherUser) => {
+                self.set(number, Standing::NothingToRevoke);
+            }
+            Ok(Found::Live) if entry.last_read.is_none() => self.write_again(number, ending),
+            Ok(Found::Live) => self.read_again(number, ending),
+            Err(cause) => {
+                entry.attempts.fail(cause);
+                if !cause.rule().calling_again_helps && entry.attempts.are_used_up(ending.attempts) {
+                    self.read_until(number, ending.soon(), ending);
+                } else if entry.attempts.are_used_up(ending.attempts) && entry.last_read.is_none() {
+                    let until = ending.end_of_doubt(entry.doubt.max(Doubt::Applied));
+                    self.read_until(number, until, ending);
+                } else {
+                    self.read_again(number, ending);
+                }
+            }
+        }
+    }
+
+    /// Gives up all sessions that wait to be written, for this cause. Those in doubt are still read.
+    pub fn stop_writing(&mut self, cause: Cause, ending: &Ending) {
+        let waiting = self.waiting.get(&Work::Write).cloned().unwrap_or_default();
+        for (_, number) in waiting {
+            if let Some(entry) = self.entries.get_mut(number) {
+                entry.attempts.fail(cause);
+                self.give_up(number, ending);
+            }
+        }
+    }
+
+    /// Gives up all sessions that wait to be read.
+    pub fn stop_reading(&mut self) {
+        let waiting = self.waiting.get(&Work::Read).cloned().unwrap_or_default();
+        for (_, number) in waiting {
+            let cause = self.entries.get(number).and_then(|entry| entry.attempts.cause());
+            self.set(number, Standing::GivenUp(cause.unwrap_or(Cause::OutOfTime)));
+        }
     }
 
     /// How many sessions this call has changed to revoked.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.entries.values().filter(|(standing, _)| *standing == Standing::Changed).count() as u64
+        self.entries.iter().filter(|entry| entry.standing == Standing::Changed).count() as u64
     }
 
     /// Whether there is evidence for every session that the index has shown.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        !self.entries.values().any(|(standing, _)| standing.is_open())
+        self.entries.iter().all(|entry| matches!(entry.standing, Standing::Changed | Standing::NothingToRevoke))
     }
 
-    /// Changes an open entry. Doubt once raised stays: the write may still be applied.
-    fn set(&mut self, session: &TokenHash, standing: Standing, effect: Effect) {
-        if let Some(entry) = self.entries.get_mut(session).filter(|(standing, _)| standing.is_open()) {
-            *entry = (standing, effect.max(entry.1));
+    /// Why sessions have been given up.
+    pub fn given_up(&self) -> impl Iterator<Item = Cause> {
+        self.entries.iter().filter_map(|entry| match entry.standing {
+            Standing::GivenUp(cause) => Some(cause),
+            _ => None,
+        })
+    }
+
+    /// The entry of a session that is in a request of this kind, and its number.
+    fn sent(&mut self, session: &TokenHash, work: Work) -> Option<(usize, &mut Entry)> {
+        let number = self.numbers.get(session).copied()?;
+        let entry = self.entries.get_mut(number).filter(|entry| entry.standing == Standing::Sent(work));
+        debug_assert!(entry.is_some(), "a result for a session that was not sent");
+        Some((number, entry?))
+    }
+
+    /// Lets a session be written again, if an attempt and time for it are left.
+    fn write_again(&mut self, number: usize, ending: &Ending) {
+        let Some(entry) = self.entries.get_mut(number) else { return };
+        let is_in_doubt = entry.attempts.cause().is_some_and(|cause| cause.rule().doubt > Doubt::None);
+        // The back-off of a write in doubt was before its read.
+        let at = if is_in_doubt { ending.now } else { ending.retry_at(&entry.attempts) };
+        if entry.attempts.are_used_up(ending.attempts) {
+            self.give_up(number, ending);
+        } else if ending.budget.may_write(at) {
+            self.set(number, Standing::ToWrite(at));
+        } else {
+            entry.attempts.fail(Cause::OutOfTime);
+            self.give_up(number, ending);
         }
+    }
+
+    /// Gives up a session that cannot be written again. A session in doubt is read until the doubt is over.
+    fn give_up(&mut self, number: usize, ending: &Ending) {
+        let Some(entry) = self.entries.get(number) else { return };
+        match (entry.doubt, entry.attempts.cause()) {
+            (Doubt::None, cause) => self.set(number, Standing::GivenUp(cause.unwrap_or(Cause::OutOfTime))),
+            (doubt, _) => self.read_until(number, ending.end_of_doubt(doubt), ending),
+        }
+    }
+
+    /// Lets a session that is not written again be read until this time, or an earlier one that was set before.
+    fn read_until(&mut self, number: usize, until: Instant, ending: &Ending) {
+        let Some(entry) = self.entries.get_mut(number) else { return };
+        if entry.last_read.is_none() {
+            entry.attempts.restart();
+        }
+        entry.last_read = Some(entry.last_read.map_or(until, |earlier| earlier.min(until)));
+        self.read_again(number, ending);
+    }
+
+    /// Lets a session be read again after a back-off. One that is not written again is read for the last time when its time ends.
+    fn read_again(&mut self, number: usize, ending: &Ending) {
+        let Some(entry) = self.entries.get_mut(number) else { return };
+        let cause = entry.attempts.cause().unwrap_or(Cause::OutOfTime);
+        let standing = match entry.last_read {
+            None => Standing::ToRead(ending.retry_at(&entry.attempts)),
+            Some(until) if ending.now >= until => Standing::GivenUp(cause),
+            Some(until) => {
+                // A read that closes nothing counts as failed, so that the back-off grows.
+                entry.attempts.fail(cause);
+                let at = ending.budget.backoff(entry.attempts.failed(), ending.now, ending.random);
+                Standing::ToRead(at.min(until))
+            }
+        };
+        self.set(number, standing);
+    }
+
+    /// Changes the standing of an entry, and its place among those that wait.
+    fn set(&mut self, number: usize, standing: Standing) {
+        let Some(entry) = self.entries.get_mut(number) else { return };
+        if let Some((work, at)) = entry.standing.waits() {
+            self.waiting.entry(work).or_default().remove(&(at, number));
+        }
+        if let Some((work, at)) = standing.waits() {
+            self.waiting.entry(work).or_default().insert((at, number));
+        }
+        entry.standing = standing;
+    }
+}
+
+impl Standing {
+    /// What a session with this standing waits for, and until when.
+    fn waits(self) -> Option<(Work, Instant)> {
+        match self {
+            Self::ToWrite(at) => Some((Work::Write, at)),
+            Self::ToRead(at) => Some((Work::Read, at)),
+            Self::Sent(_) | Self::Changed | Self::NothingToRevoke | Self::GivenUp(_) => None,
+        }
+    }
+}
+
+impl Ending<'_> {
+    /// When to attempt again something with these failed attempts.
+    fn retry_at(&self, attempts: &Attempts) -> Instant {
+        let retry_at = |cause| self.budget.retry_at(cause, attempts.failed(), self.now, self.random);
+        attempts.cause().map_or(self.now, retry_at)
+    }
+
+    /// Until when a write that ended in an error, or in a closed connection, may become visible.
+    fn soon(&self) -> Instant {
+        self.budget.answer_by.min(self.now + STRAGGLING)
+    }
+
+    /// Until when a session with this doubt is read once it is not written again.
+    fn end_of_doubt(&self, doubt: Doubt) -> Instant {
+        if doubt == Doubt::StillPossible { self.budget.answer_by } else { self.soon() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
-    fn ledger() -> (Ledger, TokenHash) {
-        let (mut ledger, session) = (Ledger::default(), TokenHash::from_table("a"));
-        assert!(ledger.enter(&session));
-        (ledger, session)
+    struct Trial {
+        ledger: Ledger,
+        session: TokenHash,
+        budget: Budget,
+        now: Instant,
+    }
+
+    impl Trial {
+        fn new() -> Self {
+            let (wall, now) = (SystemTime::now(), Instant::now());
+            let budget = Budget::until(wall + Duration::from_secs(29), wall, now);
+            let (mut ledger, session) = (Ledger::default(), TokenHash::from_table("a"));
+            assert!(ledger.enter(session.clone(), now));
+            Self { ledger, session, budget, now }
+        }
+
+        /// Lets the session be written, or read, as soon as it is due.
+        fn take(&mut self, work: Work) -> Taken {
+            self.now = self.ledger.next_due(work).expect("a session that waits").max(self.now);
+            self.ledger.take(work, 25, self.now).expect("a session")
+        }
+
+        fn write(&mut self, report: Result<Report, Cause>) -> bool {
+            self.take(Work::Write);
+            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8 };
+            self.ledger.written(&self.session, report, false, &ending)
+        }
+
+        fn read(&mut self, found: Result<Found, Cause>) {
+            self.take(Work::Read);
+            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8 };
+            self.ledger.was_read(&self.session, found, &ending);
+        }
     }
 
     #[test]
-    fn a_session_is_counted_once_however_often_it_is_shown_written_and_read() {
-        let (mut ledger, session) = ledger();
-        for _ in 0..2 {
-            ledger.written(&session, &Ok(Written::Changed));
-            assert!(!ledger.enter(&session));
-            assert_eq!(ledger.was_read(&session, State::RevokedByThis).ok(), Some(()));
-            ledger.written(&session, &Ok(Written::Unchanged));
-        }
-        assert_eq!((ledger.count(), ledger.is_closed()), (1, true));
+    fn a_session_is_counted_once_however_often_it_is_shown() {
+        let mut trial = Trial::new();
+        trial.write(Ok(Report::Changed));
+        assert!(!trial.ledger.enter(trial.session.clone(), trial.now));
+        assert_eq!((trial.ledger.next_due(Work::Write), trial.ledger.next_due(Work::Read)), (None, None));
+        assert_eq!((trial.ledger.count(), trial.ledger.is_closed()), (1, true));
     }
 
     #[test]
     fn a_failed_condition_is_no_evidence() {
-        let (mut ledger, session) = ledger();
-        ledger.written(&session, &Ok(Written::Unchanged));
-        assert_eq!((ledger.of(&session).0, ledger.is_closed()), (Standing::ToRead, false));
-        ledger.was_read(&session, State::NothingToRevoke).expect("no contradiction");
-        assert_eq!((ledger.count(), ledger.is_closed()), (0, true));
-    }
-
-    #[test]
-    fn a_live_session_whose_condition_failed_is_a_contradiction_unless_a_write_is_in_doubt() {
-        let (mut ledger, session) = ledger();
-        ledger.written(&session, &Ok(Written::Unchanged));
-        let contradiction = ledger.was_read(&session, State::Live);
-        assert!(matches!(contradiction, Err(StoreError::Contradiction)), "{contradiction:?}");
-        assert_eq!((ledger.of(&session).0, ledger.is_closed()), (Standing::Refused, false));
-
-        let (mut ledger, session) = self::ledger();
-        ledger.written(&session, &Err(StoreError::unreadable("BatchExecuteStatement")));
-        ledger.was_read(&session, State::Live).expect("no contradiction");
-        ledger.written(&session, &Ok(Written::Unchanged));
-        ledger.was_read(&session, State::Live).expect("no contradiction");
-        assert_eq!(ledger.of(&session), (Standing::ToWrite, Effect::Unknown));
+        let mut trial = Trial::new();
+        trial.write(Ok(Report::ConditionFailed));
+        assert_eq!((trial.ledger.count(), trial.ledger.is_closed()), (0, false));
+        trial.read(Ok(Found::Ended));
+        assert_eq!((trial.ledger.count(), trial.ledger.is_closed()), (0, true));
     }
 
     #[test]
     fn doubt_once_raised_stays() {
-        let (mut ledger, session) = ledger();
-        for error in [
-            StoreError::no_response("BatchExecuteStatement", std::time::Duration::ZERO),
-            StoreError::unreadable("BatchExecuteStatement"),
-        ] {
-            ledger.written(&session, &Err(error));
+        let mut trial = Trial::new();
+        trial.write(Err(Cause::NoResponse));
+        trial.read(Ok(Found::Live));
+        // The refused write leaves no doubt, but the one before it does.
+        trial.write(Err(Cause::Refused));
+        assert_eq!(trial.ledger.given_up().count(), 0);
+        trial.read(Ok(Found::RevokedByThisCall));
+        assert_eq!((trial.ledger.count(), trial.ledger.is_closed()), (1, true));
+    }
+
+    #[test]
+    fn a_session_that_is_given_up_is_no_evidence_and_keeps_its_cause() {
+        let mut trial = Trial::new();
+        assert!(trial.write(Err(Cause::Refused)));
+        assert!(!trial.ledger.is_closed());
+        assert_eq!(trial.ledger.given_up().collect::<Vec<_>>(), [Cause::Refused]);
+    }
+
+    #[test]
+    fn sessions_that_wait_longest_are_taken_first_and_those_that_failed_alike_together() {
+        let mut trial = Trial::new();
+        let others: Vec<_> = (0..3).map(|number| TokenHash::from_table(&number.to_string())).collect();
+        for other in &others {
+            trial.ledger.enter(other.clone(), trial.now);
         }
-        assert_eq!(ledger.of(&session), (Standing::ToRead, Effect::StillPossible));
+        let first = trial.ledger.take(Work::Write, 2, trial.now).expect("sessions");
+        assert_eq!((first.sessions.len(), &first.sessions[1], first.again), (2, &others[0], false));
+        let ending = Ending { now: trial.now, random: 0.5, budget: &trial.budget, attempts: 8 };
+        for session in &first.sessions {
+            trial.ledger.written(session, Err(Cause::Throttled), false, &ending);
+        }
+        let second = trial.ledger.take(Work::Write, 25, trial.now).expect("sessions");
+        assert_eq!(second.sessions, others[1..]);
+        let again = trial.take(Work::Write);
+        assert_eq!((again.sessions, again.failures, again.again), (first.sessions, 1, true));
     }
 }

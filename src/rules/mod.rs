@@ -1,6 +1,10 @@
-//! What a call does next, and what it knows. Plain data: no SDK, no I/O, no clock.
+//! What a call does next, and what it knows. Plain data: no SDK, no I/O, no clock; the time is a parameter. Imports nothing but
+//! `session`, `std` and tokio's `Instant`.
 
 pub mod budget;
+pub mod evidence;
 pub mod ledger;
+pub mod limits;
+pub mod looks;
 pub mod pace;
 pub mod schedule;

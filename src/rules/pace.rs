@@ -26,8 +26,8 @@ const SLOWEST: f64 = 25.0;
 pub struct Pace {
     /// Writes a second; `None` while nothing has been throttled.
     rate: Option<f64>,
-    /// When the writes reserved so far will have been sent.
-    reserved_until: Instant,
+    /// When the next writes may be sent.
+    free_at: Instant,
     last_decrease: Instant,
 }
 
@@ -35,18 +35,24 @@ impl Pace {
     /// No limit until the first throttle.
     #[must_use]
     pub fn unlimited(now: Instant) -> Self {
-        Self { rate: None, reserved_until: now, last_decrease: now }
+        Self { rate: None, free_at: now, last_decrease: now }
     }
 
-    /// Reserves capacity for `writes` writes and returns the time at which to send them.
-    pub fn reserve(&mut self, writes: usize, now: Instant) -> Instant {
-        let Some(rate) = self.rate else { return now };
-        let begin = self.reserved_until.max(now);
-        self.reserved_until = begin + Duration::from_secs_f64(count(writes) / rate);
-        begin
+    /// When the next writes may be sent. The time may have passed.
+    #[must_use]
+    pub fn free_at(&self) -> Instant {
+        self.free_at
     }
 
-    /// Learns from an answer how many writes succeeded and how many were throttled.
+    /// Learns that `writes` writes are sent now. Capacity for as many that was not used is kept, since timers end late.
+    pub fn sent(&mut self, writes: usize, now: Instant) {
+        if let Some(rate) = self.rate {
+            let takes = Duration::from_secs_f64(count(writes) / rate);
+            self.free_at = (self.free_at + takes).max(now);
+        }
+    }
+
+    /// Learns from a response how many writes succeeded and how many were throttled.
     pub fn learn(&mut self, passed: usize, throttled: usize, now: Instant) {
         self.rate = match self.rate {
             rate if throttled == 0 => rate.map(|rate| rate + INCREASE * count(passed)),
@@ -67,6 +73,13 @@ fn count(writes: usize) -> f64 {
 mod tests {
     use super::*;
 
+    /// Sends writes as soon as they may be sent, from now on, and returns when.
+    fn send(pace: &mut Pace, writes: usize, now: Instant) -> Instant {
+        let at = pace.free_at().max(now);
+        pace.sent(writes, at);
+        at
+    }
+
     /// Full batches for `sessions` sessions against a table that accepts `per_second` writes and saves up those of one
     /// second: seconds taken, and the part of the writes that was throttled.
     fn simulate(per_second: f64, sessions: f64) -> (f64, f64) {
@@ -75,7 +88,7 @@ mod tests {
         let (mut saved, mut now) = (per_second, begin);
         let (mut pending, mut sent) = (sessions, 0.0);
         while pending > 0.0 {
-            let next = pace.reserve(25, now) + Duration::from_micros(500);
+            let next = send(&mut pace, 25, now) + Duration::from_micros(500);
             saved = f64::min(saved + (next - now).as_secs_f64() * per_second, per_second);
             now = next;
             let passed = if saved >= 25.0 { 25 } else { 0 };
@@ -92,7 +105,7 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::unlimited(now);
         for _ in 0..1_000 {
-            assert_eq!(pace.reserve(25, now), now);
+            assert_eq!(send(&mut pace, 25, now), now);
             pace.learn(25, 0, now);
         }
     }
@@ -103,8 +116,8 @@ mod tests {
         let mut pace = Pace::unlimited(begin);
         let mut micros_a_batch = |throttled_after| {
             pace.learn(0, 25, begin + Duration::from_millis(throttled_after));
-            let first = pace.reserve(25, begin);
-            (pace.reserve(25, begin) - first).as_micros()
+            let first = send(&mut pace, 25, begin);
+            (send(&mut pace, 25, begin) - first).as_micros()
         };
         // 800, 640, 512 writes a second.
         assert_eq!([0, 199, 200, 399, 400].map(&mut micros_a_batch), [31_250, 31_250, 39_062, 39_062, 48_828]);

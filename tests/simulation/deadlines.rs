@@ -1,6 +1,6 @@
 //! Faults that take time, one at a time: what is answered, and when. No test waits for a real clock.
 
-use disable_my_other_sessions::rules::schedule::Limits;
+use disable_my_other_sessions::rules::limits::Limits;
 
 use crate::function::Sandbox;
 use crate::plan::{Fault, PlannedFault, Step};

@@ -176,7 +176,10 @@ async fn authentication_is_strongly_consistent_and_reads_only_what_it_needs() {
     world.press(&caller).await.assert_count(0);
     let get = world.proxy.seen().into_iter().find(|call| call.operation == "GetItem").expect("a read");
     assert_eq!(get.body["ConsistentRead"], true);
-    assert_eq!(get.body["ProjectionExpression"], "session_id, user_id, #status, expires_at, authenticated_at");
+    assert_eq!(
+        get.body["ProjectionExpression"],
+        "token_hash, session_id, user_id, #status, expires_at, authenticated_at"
+    );
 }
 
 #[tokio::test]

@@ -184,9 +184,9 @@ async fn the_log_line_of_a_request_has_what_was_done_and_its_metrics() {
             "Outcome": "revoked", "Requests": 1, "SessionsRevoked": 30, "DynamoDBRetries": 2, "status": 200,
             "request": "first", "lambda_request": "lambda-request-id",
             "trace": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700", "cold_start": true, "session": "caller",
-            "passes": 2, "pages": 2, "batches": 3,
-            // Both reads of the index scan all 31 entries, revoked or not.
-            "seen": 62,
+            "looks": 2, "pages": 2, "writes": 3,
+            // Both looks at the index read all 31 entries, revoked or not.
+            "entries": 62,
         })
     );
     assert_eq!(refused["error"], "session inactive: no credential");

@@ -147,10 +147,7 @@ async fn sessions_that_a_read_leaves_out_are_read_again() {
 async fn an_index_that_shows_an_entry_twice_has_it_written_and_counted_once() {
     let (world, caller) = World::with_others(20).await;
     world.proxy.rule(|call| match (call.operation.as_str(), call.number) {
-        ("Query", _) => Action::Edit(Box::new(|answer| {
-            let items = answer["Items"].as_array_mut().expect("items");
-            items.extend(items.clone());
-        })),
+        ("Query", _) => Action::edit_items(|items| items.extend(items.clone())),
         (BATCH, 0) => Action::LoseAnswer,
         _ => Action::Forward,
     });
@@ -181,7 +178,7 @@ async fn a_lost_answer_is_counted_once_even_if_the_index_shows_its_sessions_agai
         (BATCH, _) => Action::LoseAnswer,
         ("Query", _) => {
             let stale = stale.clone();
-            Action::Edit(Box::new(move |answer| answer["Items"] = Value::Array(stale)))
+            Action::edit_items(move |items| *items = stale)
         }
         _ => Action::Forward,
     });
@@ -288,20 +285,22 @@ async fn a_dynamodb_that_stays_unavailable_is_a_503_that_does_not_name_the_cause
 }
 
 #[tokio::test]
-async fn a_permanent_error_is_a_500_without_a_retry() {
-    for (status, code) in [
-        (400, "AccessDeniedException"),
-        (400, "ResourceNotFoundException"),
-        (400, "ValidationException"),
-        (400, "UnrecognizedClientException"),
-        (400, "SomethingNew"),
+async fn a_permanent_error_is_a_500_and_only_one_of_the_signature_is_tried_again() {
+    for (status, code, attempts) in [
+        (400, "AccessDeniedException", 1),
+        (400, "ResourceNotFoundException", 1),
+        (400, "ValidationException", 1),
+        (400, "SomethingNew", 1),
+        (400, "InvalidSignatureException", 4),
+        (400, "UnrecognizedClientException", 4),
+        (400, "ExpiredTokenException", 4),
     ] {
         for (operation, revoked) in [("GetItem", None), ("Query", None), (BATCH, Some(0))] {
             let (world, caller) = World::with_others(3).await;
             world.proxy.rule(every(operation, move || Action::Fail(status, code)));
             let (answer, _) = press(&world, &caller).await;
             answer.assert_error(500, "internal_error", revoked);
-            assert_eq!(world.proxy.count(operation), 1);
+            assert_eq!(world.proxy.count(operation), attempts, "{code} of {operation}");
             assert_eq!(
                 answer.body["error"]["reason"],
                 "The request failed for a reason that calling again will not mend."
@@ -405,15 +404,16 @@ async fn a_second_page_that_fails_is_not_a_200() {
 #[tokio::test]
 async fn an_index_entry_without_a_key_is_an_internal_error() {
     let (world, caller) = World::with_others(1).await;
-    world.proxy.rule(every("Query", || Action::Edit(Box::new(|answer| answer["Items"] = json!([{}])))));
+    world.proxy.rule(every("Query", || Action::edit_items(|items| *items = vec![json!({})])));
     press(&world, &caller).await.0.assert_error(500, "internal_error", None);
 }
 
 #[tokio::test]
-async fn a_deadline_in_the_past_is_ignored() {
+async fn a_deadline_that_has_passed_leaves_no_time_for_any_change() {
     let (mut world, caller) = World::with_others(10).await;
     world.timeout = Duration::ZERO;
-    press(&world, &caller).await.0.assert_count(10);
+    press(&world, &caller).await.0.assert_error(503, "temporarily_unavailable", Some(0));
+    assert_eq!(revoked(&world.database.rows().await), 0);
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use disable_my_other_sessions::dynamodb::failure::StoreError;
 use disable_my_other_sessions::http::credentials::{Malformed, Source};
 use disable_my_other_sessions::http::origin::CsrfViolation;
 use disable_my_other_sessions::http::response::Error;
+use disable_my_other_sessions::rules::evidence::Cause;
 use disable_my_other_sessions::session::Inactive;
 
 use crate::support::events::Request;
@@ -107,8 +107,8 @@ fn each_error() -> Vec<Error> {
         Error::SessionInactive(Inactive::Unknown),
         Error::CsrfViolation(CsrfViolation::Origin),
         Error::SessionRefreshRequired,
-        Error::Store { cause: StoreError::OutOfTime, revoked: None },
-        Error::Store { cause: StoreError::BadItem("user_id"), revoked: None },
+        Error::Store { cause: Cause::OutOfTime.into(), revoked: None },
+        Error::Store { cause: Cause::BadItem.into(), revoked: None },
     ];
     for error in &errors {
         // A new kind of error does not compile until it is added here. Add it to the list above too.

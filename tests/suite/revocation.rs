@@ -161,10 +161,9 @@ async fn an_index_that_shows_a_session_late_is_read_until_it_shows_nothing_new()
         // The first read of the index leaves out twenty sessions, and the second read ten of these.
         ("Query", pass @ 0..=1) => {
             let hidden = hidden[pass * 10..].to_vec();
-            Action::Edit(Box::new(move |answer| {
-                let items = answer["Items"].as_array_mut().expect("items");
+            Action::edit_items(move |items| {
                 items.retain(|item| !hidden.iter().any(|hash| item["token_hash"]["S"] == *hash));
-            }))
+            })
         }
         _ => Action::Forward,
     });
@@ -181,7 +180,7 @@ async fn an_index_that_shows_revoked_sessions_changes_no_count() {
     world.proxy.rule(move |call| match call.operation.as_str() {
         "Query" => {
             let stale = stale.clone();
-            Action::Edit(Box::new(move |answer| answer["Items"] = Value::Array(stale)))
+            Action::edit_items(move |items| *items = stale)
         }
         _ => Action::Forward,
     });
@@ -200,7 +199,7 @@ async fn an_index_that_shows_deleted_sessions_or_those_of_another_user_changes_n
     world.proxy.rule(move |call| match call.operation.as_str() {
         "Query" => {
             let shown = shown.clone();
-            Action::Edit(Box::new(move |answer| answer["Items"].as_array_mut().expect("items").extend(shown)))
+            Action::edit_items(move |items| items.extend(shown))
         }
         _ => Action::Forward,
     });

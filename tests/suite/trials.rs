@@ -221,6 +221,7 @@ fn lie(answer: &mut Value, hidden: &BTreeSet<String>, stale: &[String], shown: &
     let there: BTreeSet<String> = items.iter().map(hash).collect();
     items.extend(stale.iter().filter(|hash| !there.contains(*hash)).map(|hash| json!({"token_hash": {"S": hash}})));
     shown.lock().expect("a lock").extend(items.iter().map(hash));
+    answer["Count"] = items.len().into();
 }
 
 fn fault(rng: &mut Rng, call: &Call) -> Action {

@@ -87,6 +87,17 @@ pub enum Action {
     Edit(Box<dyn FnOnce(&mut Value) + Send>),
 }
 
+impl Action {
+    /// Forwards, and changes the items of a page together with their number.
+    pub fn edit_items(edit: impl FnOnce(&mut Vec<Value>) + Send + 'static) -> Self {
+        Self::Edit(Box::new(move |answer| {
+            let items = answer["Items"].as_array_mut().expect("items");
+            edit(items);
+            answer["Count"] = items.len().into();
+        }))
+    }
+}
+
 type Rule = Box<dyn FnMut(&Call) -> Action + Send>;
 
 /// A proxy that no other test uses, in front of a database.

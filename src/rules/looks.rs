@@ -1,0 +1,266 @@
+//! Looks at the index: when to begin one, and when the index has been looked at often enough. A *look* reads the index from its
+//! first page to its last. Plain data: no I/O, no clock.
+//!
+//! The index lags behind the table, so one look is not enough. After a look that shows a session that no look before has shown,
+//! another one follows. If a session that the index shows turns out to have been ended by somebody else, the application may have
+//! replaced it by a new one, as it does when it rotates a token. The new session may not be in the index yet, so looks go on for
+//! as long as the index may lag.
+//!
+//! ```text
+//!                 shows nothing new                                    a session was replaced
+//!   look, look, … ------------------> enough ----> (every session closed)  ------------------> look, pause, look, …
+//! ```
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::budget::{Budget, INDEX_LAG, Timeout, pause};
+use super::evidence::{Attempts, Cause};
+
+/// The state of the looks of one call.
+#[derive(Debug)]
+pub struct Looks<C> {
+    state: State<C>,
+    /// Since when the look has gone on; `None` before its first page was requested.
+    begun: Option<Instant>,
+    /// Whether the look has shown a session that no look before has shown.
+    shows_new: bool,
+    /// When the last session was found that may have been replaced.
+    replaced_at: Option<Instant>,
+    /// Looks that have ended since the first session was found that may have been replaced.
+    since_replaced: u32,
+}
+
+#[derive(Debug)]
+enum State<C> {
+    /// A page is to be read, not before this time.
+    Due(Place<C>, Instant),
+    /// A page is being read, since this time.
+    UnderWay(Place<C>, Instant),
+    /// The last look has shown nothing new, and nothing makes another look necessary.
+    Enough,
+    /// No page can be read any more, for this cause.
+    Failed(Cause),
+}
+
+/// The page to read.
+#[derive(Clone, Debug)]
+struct Place<C> {
+    /// Where the page begins; `None` is the first page of a look.
+    from: Option<C>,
+    attempts: Attempts,
+}
+
+/// A page to read.
+#[derive(Debug)]
+pub struct PageRequest<C> {
+    /// Where the page begins; `None` is the first page of a look.
+    pub from: Option<C>,
+    /// How long to wait for the response.
+    pub timeout: Timeout,
+    /// Whether an attempt at this page has failed before.
+    pub again: bool,
+}
+
+impl<C: Clone> Looks<C> {
+    /// The first look is due now.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: State::Due(Place { from: None, attempts: Attempts::default() }, now),
+            begun: None,
+            shows_new: false,
+            replaced_at: None,
+            since_replaced: 0,
+        }
+    }
+
+    /// When the next page may be requested, and whether it is the first one of a look; `None` if no page is to be read.
+    #[must_use]
+    pub fn due(&self) -> Option<(Instant, bool)> {
+        match &self.state {
+            State::Due(place, at) => Some((*at, place.from.is_none())),
+            State::UnderWay(..) | State::Enough | State::Failed(_) => None,
+        }
+    }
+
+    /// Requests the page that is due. `None` if there is no time left.
+    pub fn begin(&mut self, budget: &Budget, now: Instant) -> Option<PageRequest<C>> {
+        let State::Due(place, _) = &self.state else { return None };
+        let Some(timeout) = budget.read_timeout(place.attempts.failed(), now) else {
+            self.fail(Cause::OutOfTime);
+            return None;
+        };
+        let again = place.attempts.failed() > 0;
+        let request = PageRequest { from: place.from.clone(), timeout, again };
+        if place.from.is_none() && !again {
+            self.begun = Some(now);
+        }
+        self.state = State::UnderWay(place.clone(), now);
+        Some(request)
+    }
+
+    /// A page has been read. `shows_new` is whether it shows a session that no page before has shown, and `next` is where the next
+    /// page begins. Returns how long the page took.
+    pub fn page_read(&mut self, shows_new: bool, next: Option<C>, now: Instant, random: f64) -> Duration {
+        let State::UnderWay(_, since) = self.state else { return Duration::ZERO };
+        self.shows_new |= shows_new;
+        let is_last = next.is_none();
+        self.state = State::Due(Place { from: next, attempts: Attempts::default() }, now);
+        if is_last {
+            self.look_ended(now, random);
+        }
+        now - since
+    }
+
+    /// A page could not be read.
+    pub fn page_failed(&mut self, cause: Cause, attempts: u32, budget: &Budget, now: Instant, random: f64) {
+        let State::UnderWay(place, _) = &self.state else { return };
+        let mut place = place.clone();
+        place.attempts.fail(cause);
+        if place.attempts.are_used_up(attempts) {
+            self.fail(cause);
+        } else {
+            let at = budget.retry_at(cause, place.attempts.failed(), now, random);
+            self.state = State::Due(place, at);
+        }
+    }
+
+    /// A session that the index has shown live was ended by somebody else, and may have been replaced.
+    pub fn replaced(&mut self, now: Instant) {
+        self.replaced_at = Some(now);
+        if matches!(self.state, State::Enough) {
+            self.state = State::Due(Place { from: None, attempts: Attempts::default() }, now);
+        }
+    }
+
+    /// Reads no further page, for this cause, if another look is necessary.
+    pub fn fail(&mut self, cause: Cause) {
+        if !matches!(self.state, State::Enough) {
+            self.state = State::Failed(cause);
+        }
+    }
+
+    /// Whether the index has been looked at often enough.
+    #[must_use]
+    pub fn are_enough(&self) -> bool {
+        matches!(self.state, State::Enough)
+    }
+
+    /// Why no page can be read any more; `None` if that is not so.
+    #[must_use]
+    pub fn failure(&self) -> Option<Cause> {
+        if let State::Failed(cause) = self.state { Some(cause) } else { None }
+    }
+
+    fn look_ended(&mut self, now: Instant, random: f64) {
+        let shows_new = std::mem::take(&mut self.shows_new);
+        let begun = self.begun.unwrap_or(now);
+        let at = match self.replaced_at {
+            None if shows_new => now,
+            None => {
+                self.state = State::Enough;
+                return;
+            }
+            Some(replaced_at) if !shows_new && begun >= replaced_at + INDEX_LAG => {
+                self.state = State::Enough;
+                return;
+            }
+            Some(replaced_at) => {
+                let after_pause = now + pause(self.since_replaced, random);
+                self.since_replaced += 1;
+                // The look that can be the last one begins as soon as it may.
+                let last = replaced_at + INDEX_LAG;
+                if now < last { after_pause.min(last) } else { after_pause }
+            }
+        };
+        self.state = State::Due(Place { from: None, attempts: Attempts::default() }, at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    const PAGE: Duration = Duration::from_millis(5);
+
+    fn begin() -> (Looks<u32>, Budget, Instant) {
+        let (wall, now) = (SystemTime::now(), Instant::now());
+        (Looks::new(now), Budget::until(wall + Duration::from_secs(29), wall, now), now)
+    }
+
+    /// Looks at an index of one page from `now` on until that is enough; returns when the looks began, in milliseconds.
+    fn looks(looks: &mut Looks<u32>, budget: &Budget, now: Instant, shows_new: impl Fn(usize) -> bool) -> Vec<u128> {
+        let (mut at, mut begun) = (now, Vec::new());
+        while let Some((due, is_first)) = looks.due() {
+            assert!(is_first);
+            at = at.max(due);
+            assert!(looks.begin(budget, at).is_some());
+            begun.push((at - now).as_millis());
+            at += PAGE;
+            looks.page_read(shows_new(begun.len()), None, at, 1.0);
+        }
+        assert!(looks.are_enough());
+        begun
+    }
+
+    #[test]
+    fn looks_go_on_until_one_shows_nothing_new() {
+        let (mut first, budget, now) = begin();
+        assert_eq!(looks(&mut first, &budget, now, |_| false), [0]);
+        let (mut others, budget, now) = begin();
+        assert_eq!(looks(&mut others, &budget, now, |number| number < 3), [0, 5, 10]);
+    }
+
+    #[test]
+    fn after_a_session_was_replaced_a_last_look_begins_a_second_later() {
+        let (mut replaced, budget, now) = begin();
+        looks(&mut replaced, &budget, now, |_| false);
+        replaced.replaced(now);
+        assert_eq!(looks(&mut replaced, &budget, now, |_| false), [0, 5, 35, 90, 195, 400, 805, 1_000]);
+        // Another one: the index is looked at again at once, and a second later.
+        let later = now + Duration::from_secs(5);
+        replaced.replaced(later);
+        let begun = looks(&mut replaced, &budget, later, |_| false);
+        assert_eq!((begun.first(), begun.last()), (Some(&0), Some(&1_000)));
+    }
+
+    #[test]
+    fn a_new_session_in_the_last_look_makes_another_one_necessary() {
+        let (mut replaced, budget, now) = begin();
+        replaced.replaced(now);
+        let begun = looks(&mut replaced, &budget, now, |number| number == 8);
+        assert_eq!(begun.iter().filter(|at| **at >= 1_000).count(), 2, "{begun:?}");
+    }
+
+    #[test]
+    fn a_look_begins_with_its_first_page_however_often_that_is_read_and_not_with_its_last() {
+        let (mut long, budget, now) = begin();
+        long.begin(&budget, now);
+        long.page_failed(Cause::Throttled, 8, &budget, now, 0.0);
+        long.begin(&budget, now + INDEX_LAG);
+        long.replaced(now);
+        long.page_read(false, Some(1), now + INDEX_LAG, 1.0);
+        long.begin(&budget, now + INDEX_LAG);
+        long.page_read(false, None, now + INDEX_LAG, 1.0);
+        assert!(!long.are_enough() && long.due().is_some());
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_read_is_never_enough() {
+        let (mut failed, budget, now) = begin();
+        for _ in 0..8 {
+            assert_eq!(failed.failure(), None);
+            failed.begin(&budget, now);
+            failed.page_failed(Cause::Throttled, 8, &budget, now, 0.0);
+        }
+        failed.replaced(now);
+        assert_eq!((failed.failure(), failed.are_enough(), failed.due()), (Some(Cause::Throttled), false, None));
+        let (mut late, budget, _) = begin();
+        assert!(late.begin(&budget, budget.answer_by).is_none());
+        assert_eq!(late.failure(), Some(Cause::OutOfTime));
+    }
+}
