@@ -275,6 +275,7 @@ mod tests {
             NoResponse,
             BadSignature,
             UnknownCode,
+            UnknownError,
             Overtaken,
             Refused,
             BadItem,
