@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::dynamodb::failure::StoreError;
 use crate::dynamodb::store::Store;
-use crate::http::credentials::{self, Source};
+use crate::http::credentials;
 use crate::http::event::Event;
 use crate::http::response::{Answer, Error, respond};
 use crate::log::record::Record;
@@ -89,9 +89,8 @@ impl Handler {
         record: &mut Record,
     ) -> Result<u64, Error> {
         let credential = credentials::from_headers(headers, &self.config.cookie_name)?.ok_or(Inactive::NoCredential)?;
-        match credential.source {
-            Source::Cookie => self.config.allowed_origins.check_cookie_use(headers)?,
-            Source::SessionTokenHeader | Source::Bearer => {}
+        if credential.source.is_sent_by_browsers {
+            self.config.allowed_origins.check_cookie_use(headers)?;
         }
         let caller = self.authenticate(&credential.token.hash(), &mut budget, record).await;
         let caller = caller.map_err(|cause| Error::Store { cause, revoked: None })??;

@@ -17,14 +17,13 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use url::Url;
 
-/// `X-Session-Token`.
-pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
-/// `Sec-Fetch-Site`.
-pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+use crate::http::credentials::SOURCES;
+use crate::http::origin;
 
 /// The headers that this function reads. No other header leaves this module.
-const HEADERS: [HeaderName; 6] =
-    [X_SESSION_TOKEN, header::COOKIE, header::AUTHORIZATION, header::ORIGIN, SEC_FETCH_SITE, header::HOST];
+fn needed() -> impl Iterator<Item = &'static HeaderName> {
+    SOURCES.iter().map(|source| &source.header).chain(&origin::HEADERS)
+}
 
 /// Longer than the request line that any gateway accepts. A longer path is not the route.
 const MAX_PATH_LENGTH: usize = 16 * 1024;
@@ -103,12 +102,12 @@ fn path(path: Option<&str>) -> String {
     }
 }
 
-/// The headers of [`HEADERS`]. The values of each are joined as an HTTP API joins them, so that a request is the same behind
+/// The headers that are [`needed`]. The values of each are joined as an HTTP API joins them, so that a request is the same behind
 /// every gateway. `None` if a value cannot be a header value, which [`harmless`] excludes.
 fn headers(payload: &Value) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(HEADERS.len());
-    for name in HEADERS {
-        let mut values = header_values(payload, &name);
+    let mut headers = HeaderMap::new();
+    for name in needed() {
+        let mut values = header_values(payload, name);
         let mut separator = ",";
         if name == header::COOKIE {
             values.extend(payload.get("cookies").into_iter().flat_map(strings));

@@ -1,9 +1,13 @@
 //! Which web pages may call: the allowed origins, the CORS headers for them, and the CSRF rule for cookies.
 
-use lambda_http::http::{HeaderMap, HeaderValue, header};
+use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 
-use crate::http::event::SEC_FETCH_SITE;
+/// `Sec-Fetch-Site`.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The headers that this module reads. A header that is missing here does not reach it.
+pub static HEADERS: [HeaderName; 3] = [header::ORIGIN, SEC_FETCH_SITE, header::HOST];
 
 /// Web origins that may call with credentials (`ALLOWED_ORIGINS`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +96,7 @@ fn is_origin(entry: &str) -> bool {
             .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == entry)
 }
 
-fn non_empty<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a [u8]> {
+fn non_empty<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty())
 }
 
@@ -113,10 +117,7 @@ mod tests {
     use super::*;
 
     fn request(headers: &[(&'static str, &'static str)]) -> HeaderMap {
-        headers
-            .iter()
-            .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
+        headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 
     fn allowed() -> AllowedOrigins {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use disable_my_other_sessions::http::credentials::{self, Source};
+use disable_my_other_sessions::http::credentials;
 use disable_my_other_sessions::http::event::Event;
 use disable_my_other_sessions::http::origin::AllowedOrigins;
 use disable_my_other_sessions::session::Token;
@@ -27,7 +27,8 @@ pub struct Meaning {
 pub enum Credential {
     Absent,
     Malformed,
-    Token(Source, String),
+    /// The header that carries it, and the token.
+    Token(&'static str, String),
 }
 
 /// Whether a cookie may be used.
@@ -54,7 +55,7 @@ pub fn check(event: &[u8]) -> Option<Meaning> {
     }
 
     let found = credentials::from_headers(request.headers(), COOKIE)
-        .map(|found| found.map(|credential| (credential.source, credential.token.hash())))
+        .map(|found| found.map(|credential| (credential.source.header.as_str(), credential.token.hash())))
         .map_err(|_| ());
     let expected = match &meaning.credential {
         Credential::Absent => Ok(None),
@@ -109,7 +110,7 @@ fn credential(event: &Value) -> Credential {
         None => Vec::new(),
     };
 
-    let kinds = [(Source::SessionTokenHeader, in_header), (Source::Cookie, in_cookies), (Source::Bearer, as_bearer)];
+    let kinds = [("x-session-token", in_header), ("cookie", in_cookies), ("authorization", as_bearer)];
     for (source, values) in kinds {
         let mut values: BTreeSet<&str> = values.into_iter().collect();
         match (values.pop_first(), values.is_empty()) {

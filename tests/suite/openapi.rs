@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use disable_my_other_sessions::dynamodb::failure::StoreError;
-use disable_my_other_sessions::http::credentials::{Malformed, Source};
+use disable_my_other_sessions::http::credentials::Malformed;
 use disable_my_other_sessions::http::origin::CsrfViolation;
 use disable_my_other_sessions::http::response::Error;
 use disable_my_other_sessions::session::Inactive;
@@ -103,7 +103,7 @@ fn each_error() -> Vec<Error> {
     let errors = vec![
         Error::RouteNotFound,
         Error::MethodNotAllowed,
-        Error::MalformedCredentials(Malformed::NotAToken(Source::Cookie)),
+        Error::MalformedCredentials(Malformed::NotAToken("a credential")),
         Error::SessionInactive(Inactive::Unknown),
         Error::CsrfViolation(CsrfViolation::Origin),
         Error::SessionRefreshRequired,
