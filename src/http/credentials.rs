@@ -80,15 +80,21 @@ fn list<'a>(header: &'a [u8], _: &str) -> Vec<&'a [u8]> {
     header.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).collect()
 }
 
-/// The values of all cookies of this name. Names are case-sensitive, and values are not decoded (RFC 6265, section 5.4).
+/// The values of all cookies of this name. Names are case-sensitive. A value may stand in double quotes (RFC 6265, section
+/// 4.1.1), and is not decoded (section 5.4).
 fn cookies<'a>(header: &'a [u8], name: &str) -> Vec<&'a [u8]> {
     header
         .split(|byte| *byte == b';')
         .filter_map(|pair| {
             let (key, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
-            (key.trim_ascii() == name.as_bytes()).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+            (key.trim_ascii() == name.as_bytes()).then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii()))
         })
         .collect()
+}
+
+/// A cookie's value without the one pair of double quotes around it.
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 /// The tokens of an `Authorization` header with the scheme `Bearer`, which each of them may repeat. Other schemes are ignored.
@@ -188,6 +194,20 @@ mod tests {
             ["X-Session-Token does not carry a token", "the session cookie carries two different values"]
         );
         assert_eq!(SOURCES.each_ref().map(|source| source.name), [HEADER, COOKIE, BEARER]);
+    }
+
+    #[test]
+    fn one_pair_of_quotes_around_the_value_of_a_cookie_is_no_part_of_it() {
+        for value in ["\"a==\"", " \"a==\" ", "a==; ory_kratos_session=\"a==\""] {
+            let cookie = format!("ory_kratos_session={value}");
+            assert_eq!(found(&[("cookie", &cookie)]), Ok(Some((COOKIE, hash("a==")))), "{value}");
+        }
+        assert_eq!(found(&[("cookie", "ory_kratos_session=\"\"")]), Ok(None));
+        for value in ["\"", "\"a", "a\"", "\"\"a\"\"", "\"a\" b", "\" a\"", "a%3D"] {
+            let cookie = format!("ory_kratos_session={value}");
+            assert_eq!(found(&[("cookie", &cookie)]), Err(Malformed::NotAToken(COOKIE)), "{value}");
+        }
+        assert_eq!(found(&[(TOKEN, "\"a\"")]), Err(Malformed::NotAToken(HEADER)));
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn credential(event: &Value) -> Credential {
         .into_iter()
         .filter_map(|cookie| cookie.split_once('='))
         .filter(|(name, _)| trim(name) == COOKIE)
-        .map(|(_, value)| trim(value))
+        .map(|(_, value)| unquoted(trim(value)))
         .collect();
     let authorizations = split(&header(event, "authorization"), ',');
     let as_bearer = match authorizations.first().and_then(|first| after_bearer(first)) {
@@ -179,6 +179,12 @@ fn split<'a>(values: &[&'a str], separator: char) -> Vec<&'a str> {
 /// Only of spaces: a tab is a control character like any other, and spoils what it is in.
 fn trim(value: &str) -> &str {
     value.trim_matches(' ')
+}
+
+/// Without the one pair of double quotes that a cookie's value may stand in.
+fn unquoted(value: &str) -> &str {
+    let has_pair = value.len() >= 2 && value.starts_with('"') && value.ends_with('"');
+    if has_pair { &value[1..value.len() - 1] } else { value }
 }
 
 fn after_bearer(value: &str) -> Option<&str> {
