@@ -61,7 +61,7 @@ impl Handler {
     async fn handle(&self, request: Request) -> Response<Body> {
         let mut record = Record::of(&request);
         let outcome = self.serve(&request, &mut record).await;
-        let cors = self.config.allowed_origins.cors_headers(request.headers());
+        let cors = self.config.allowed_origins.cors_headers(request.method(), request.headers());
         let response = respond(&outcome, &record.request_id, cors, self.config.error_debug);
         record.write(&outcome, response.status());
         response

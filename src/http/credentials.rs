@@ -1,7 +1,7 @@
 //! The caller's token, read from the headers. Every rule about credential headers is here. Whether the token belongs to a
 //! session is not known here.
 
-use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, header};
+use lambda_http::http::{HeaderMap, HeaderValue};
 
 use crate::session::Token;
 
@@ -10,8 +10,8 @@ use crate::session::Token;
 pub struct Source {
     /// What the log calls it.
     pub name: &'static str,
-    /// The header that carries it.
-    pub header: HeaderName,
+    /// The header that carries it, as it is announced to web pages.
+    pub header: &'static str,
     /// Whether a browser adds the header by itself, also to the requests of other sites. Then CSRF is possible, and no page has
     /// to set the header.
     pub is_sent_by_browsers: bool,
@@ -23,14 +23,9 @@ pub struct Source {
 /// All kinds of credentials, and the only list of them: a row more here is read from events, tried in this order, and
 /// announced to web pages.
 pub static SOURCES: [Source; 3] = [
-    Source {
-        name: "X-Session-Token",
-        header: HeaderName::from_static("x-session-token"),
-        is_sent_by_browsers: false,
-        values: list,
-    },
-    Source { name: "the session cookie", header: header::COOKIE, is_sent_by_browsers: true, values: cookies },
-    Source { name: "Authorization: Bearer", header: header::AUTHORIZATION, is_sent_by_browsers: false, values: bearer },
+    Source { name: "X-Session-Token", header: "X-Session-Token", is_sent_by_browsers: false, values: list },
+    Source { name: "the session cookie", header: "Cookie", is_sent_by_browsers: true, values: cookies },
+    Source { name: "Authorization: Bearer", header: "Authorization", is_sent_by_browsers: false, values: bearer },
 ];
 
 /// The credential that decides the request.
@@ -60,7 +55,7 @@ pub enum Malformed {
 pub fn from_headers(headers: &HeaderMap, cookie_name: &str) -> Result<Option<Credential>, Malformed> {
     for source in &SOURCES {
         // `event` joins the values of a header, so there is at most one.
-        let header = headers.get(&source.header).map_or(&b""[..], HeaderValue::as_bytes);
+        let header = headers.get(source.header).map_or(&b""[..], HeaderValue::as_bytes);
         let values = (source.values)(header, cookie_name);
         let Some((first, rest)) = values.split_first() else { continue };
         if rest.iter().any(|value| value != first) {
@@ -114,7 +109,7 @@ fn after_scheme(value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use lambda_http::http::HeaderValue;
+    use lambda_http::http::HeaderName;
 
     use super::*;
 

@@ -21,8 +21,8 @@ use crate::http::credentials::SOURCES;
 use crate::http::origin;
 
 /// The headers that this function reads. No other header leaves this module.
-fn needed() -> impl Iterator<Item = &'static HeaderName> {
-    SOURCES.iter().map(|source| &source.header).chain(&origin::HEADERS)
+fn needed() -> impl Iterator<Item = HeaderName> {
+    SOURCES.iter().filter_map(|source| source.header.parse().ok()).chain(origin::HEADERS.iter().cloned())
 }
 
 /// Longer than the request line that any gateway accepts. A longer path is not the route.
@@ -107,7 +107,7 @@ fn path(path: Option<&str>) -> String {
 fn headers(payload: &Value) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for name in needed() {
-        let mut values = header_values(payload, name);
+        let mut values = header_values(payload, &name);
         let mut separator = ",";
         if name == header::COOKIE {
             values.extend(payload.get("cookies").into_iter().flat_map(strings));

@@ -17,8 +17,9 @@ const CORS: &[(&str, &str)] = &[
     ("access-control-allow-methods", "DELETE"),
     ("access-control-expose-headers", "Retry-After"),
     ("access-control-max-age", "7200"),
-    ("access-control-allow-headers", "X-Session-Token, Authorization, Content-Type"),
+    ("access-control-allow-headers", "x-session-token"),
     ("allow", "DELETE, OPTIONS"),
+    ("vary", "Origin, Access-Control-Request-Headers"),
 ];
 const ALLOW: &[(&str, &str)] = &[("allow", "DELETE, OPTIONS")];
 const AUTHENTICATE: &[(&str, &str)] = &[("www-authenticate", "Bearer realm=\"sessions\"")];

@@ -173,7 +173,10 @@ async fn answers_of_function(debug: bool, page: bool) -> Vec<Given> {
     let call = || delete().token(&caller.token);
     let forged = delete().cookie(&caller.token).header("Origin", "https://evil.example");
     answers.push(("delete", world.send(forged).await));
-    answers.push(("options", sent(delete().method("OPTIONS")).await));
+    let preflight = || delete().method("OPTIONS");
+    for request in [preflight(), preflight().header("Access-Control-Request-Headers", "sentry-trace,x-session-token")] {
+        answers.push(("options", sent(request).await));
+    }
     for request in [delete(), delete().token("not a token"), call().path("/"), call().method("GET")] {
         answers.push(("delete", sent(request).await));
     }
