@@ -68,7 +68,9 @@ impl Handler {
     }
 
     async fn serve(&self, request: &Request, record: &mut Record) -> Result<Answer, Error> {
-        if request.raw_http_path().rsplit('/').next() != Some("sessions") {
+        // One slash at the end is ignored, and so is every prefix: stages, domain mappings and load balancers add one.
+        let path = request.raw_http_path();
+        if path.strip_suffix('/').unwrap_or(path).rsplit('/').next() != Some("sessions") {
             return Err(Error::RouteNotFound);
         }
         match *request.method() {

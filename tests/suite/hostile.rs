@@ -130,11 +130,12 @@ fn caller<'a>(meaning: &Meaning, sessions: &'a [Session]) -> Option<&'a Session>
 /// The statuses that the contract allows for an event.
 fn statuses_of(meaning: &Meaning, is_active: bool) -> Vec<u64> {
     let authenticated = if is_active { 200 } else { 401 };
-    match (meaning.path.rsplit('/').next(), meaning.method.as_str(), &meaning.credential) {
+    let path = meaning.path.strip_suffix('/').unwrap_or(&meaning.path);
+    match (path.rsplit('/').next(), meaning.method.as_str(), &meaning.credential) {
         (Some("sessions"), "OPTIONS", _) => vec![204],
         (Some("sessions"), "DELETE", Credential::Absent) => vec![401],
         (Some("sessions"), "DELETE", Credential::Malformed) => vec![400],
-        (Some("sessions"), "DELETE", Credential::Token("cookie", _)) => match meaning.cookie_use {
+        (Some("sessions"), "DELETE", Credential::Token("Cookie", _)) => match meaning.cookie_use {
             CookieUse::Allowed => vec![authenticated],
             CookieUse::Refused => vec![403],
             CookieUse::Either => vec![authenticated, 403],
