@@ -1,28 +1,34 @@
 //! The event of a gateway, reduced to what this function reads. Knows the JSON of the four gateways, and nothing of its
 //! meaning.
 //!
+//! Only the members that `Payload::member` names are read. All others are skipped, so neither their size nor their bytes matter.
+//! Strings are read as bytes: clients can send bytes that are not UTF-8, and a gateway may pass them on as they are, or as half
+//! of a surrogate pair.
+//!
 //! `lambda_http` turns events into requests, and answers into the format of the gateway. But it trusts its input (1.3.2):
 //! of repeated headers in a REST event it keeps only the last, a control character in one header fails the whole event, and
-//! an invalid host, path, body or scheme makes it panic. So the event is reduced here to the few values that the function
-//! reads, each of them made safe, before `lambda_http` gets it. No part of a credential is dropped: `credentials` must see a
-//! second value or an invalid character to reject it.
+//! an invalid host, path, body or scheme makes it panic. So the values that are read are made safe before `lambda_http` gets
+//! them. No part of a credential is dropped: `credentials` must see a second value or an invalid character to reject it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 
 use lambda_http::aws_lambda_events::{
     alb::AlbTargetGroupRequest,
     apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest},
 };
-use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use lambda_http::http::{HeaderMap, HeaderValue, Method};
 use lambda_http::request::LambdaRequest;
-use serde::{Deserialize, Deserializer, de::Error as _};
-use serde_json::Value;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use url::Url;
 
 use crate::http::credentials::SOURCES;
 use crate::http::origin;
 
 /// The headers that this function reads. No other header leaves this module.
-fn needed() -> impl Iterator<Item = HeaderName> {
-    SOURCES.iter().filter_map(|source| source.header.parse().ok()).chain(origin::HEADERS.iter().cloned())
+fn needed() -> impl Iterator<Item = &'static str> {
+    SOURCES.iter().map(|source| source.header).chain(origin::HEADERS)
 }
 
 /// Longer than the request line that any gateway accepts. A longer path is not the route.
@@ -30,6 +36,12 @@ const MAX_PATH_LENGTH: usize = 16 * 1024;
 
 /// A domain name, a colon and a port.
 const MAX_HOST_LENGTH: usize = 253 + 1 + 5;
+
+/// More than three times a UUID. The id is repeated in the answer and in the log.
+const MAX_REQUEST_ID_LENGTH: usize = 128;
+
+/// No token is this, or contains it.
+const INVALID: HeaderValue = HeaderValue::from_static("?");
 
 /// An event of an API Gateway REST API (format 1.0), an HTTP API (1.0 or 2.0), a Lambda function URL (2.0) or an
 /// Application Load Balancer, safe to hand to `lambda_http`.
@@ -41,43 +53,16 @@ impl Event {
     pub fn into_inner(self) -> LambdaRequest {
         self.0
     }
-
-    fn from_payload(payload: &Value) -> Option<Self> {
-        let headers = headers(payload)?;
-        let request_id = text(payload, "/requestContext/requestId").filter(|id| !id.is_empty()).map(str::to_owned);
-        if let Some(method) = text(payload, "/requestContext/http/method") {
-            let mut event = ApiGatewayV2httpRequest::default();
-            event.request_context.http.method = parse_method(method);
-            event.request_context.request_id = request_id;
-            event.raw_path = Some(path(text(payload, "/rawPath")));
-            event.headers = headers;
-            return Some(Self(LambdaRequest::ApiGatewayV2(event)));
-        }
-        let method = parse_method(text(payload, "/httpMethod")?);
-        let path = path(text(payload, "/path"));
-        if payload.pointer("/requestContext/elb").is_some() {
-            let mut event = AlbTargetGroupRequest::default();
-            event.http_method = method;
-            event.path = Some(path);
-            event.multi_value_headers = headers;
-            return Some(Self(LambdaRequest::Alb(event)));
-        }
-        let mut event = ApiGatewayProxyRequest::default();
-        event.http_method = method;
-        event.request_context.request_id = request_id;
-        event.path = Some(path);
-        event.multi_value_headers = headers;
-        Some(Self(LambdaRequest::ApiGatewayV1(event)))
-    }
 }
 
 impl<'de> Deserialize<'de> for Event {
     /// # Errors
-    /// When the payload is not JSON or not of one of the four gateways. The text repeats nothing of the payload, since
-    /// the runtime logs it.
+    /// When the payload is not of one of the four gateways. The text repeats nothing of the payload, since the runtime logs
+    /// it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let payload = Value::deserialize(deserializer)?;
-        Self::from_payload(&payload).ok_or_else(|| {
+        let mut payload = Payload::default();
+        payload.is_cut_off = Object(Place::Event, &mut payload).deserialize(deserializer).is_err();
+        payload.into_event().ok_or_else(|| {
             D::Error::custom(
                 "not an event of an API Gateway REST or HTTP API, a Lambda function URL or an Application Load Balancer",
             )
@@ -85,102 +70,344 @@ impl<'de> Deserialize<'de> for Event {
     }
 }
 
-/// An invalid method becomes `TRACE`, which is not served.
-fn parse_method(method: &str) -> Method {
-    Method::from_bytes(method.as_bytes()).unwrap_or(Method::TRACE)
+/// The strings of a member: one, or those of an array. `None` if the member is missing or of another type.
+type Strings<'de> = Option<Vec<Cow<'de, [u8]>>>;
+
+/// Headers by the names in [`needed`].
+type Headers<'de> = BTreeMap<&'static str, Strings<'de>>;
+
+/// What is read of an event.
+#[derive(Default)]
+struct Payload<'de> {
+    version: Strings<'de>,
+    /// `httpMethod` and `requestContext.http.method`.
+    method: Strings<'de>,
+    http_method: Strings<'de>,
+    /// `path`, `rawPath` and `requestContext.http.path`.
+    path: Strings<'de>,
+    raw_path: Strings<'de>,
+    http_path: Strings<'de>,
+    headers: Headers<'de>,
+    multi_value_headers: Headers<'de>,
+    cookies: Strings<'de>,
+    domain_name: Strings<'de>,
+    request_id: Strings<'de>,
+    has_http: bool,
+    has_elb: bool,
+    /// The event could not be read to its end.
+    is_cut_off: bool,
 }
 
-fn text<'a>(payload: &'a Value, pointer: &str) -> Option<&'a str> {
-    payload.pointer(pointer)?.as_str()
+/// An object of an event.
+#[derive(Clone, Copy)]
+enum Place {
+    Event,
+    RequestContext,
+    Http,
+    Headers,
+    MultiValueHeaders,
 }
 
-/// `lambda_http` builds a URL of the path and unwraps the result. That cannot fail if the path begins with `/`.
-fn path(path: Option<&str>) -> String {
-    match path {
-        Some(path) if path.starts_with('/') && path.len() <= MAX_PATH_LENGTH => path.to_owned(),
-        _ => "/".to_owned(),
+/// How a member of an object is read.
+enum Member<'p, 'de> {
+    Object(Place),
+    Strings(&'p mut Strings<'de>),
+    Skipped,
+}
+
+impl<'de> Payload<'de> {
+    fn member(&mut self, place: Place, name: &[u8]) -> Member<'_, 'de> {
+        self.has_http |= matches!((place, name), (Place::RequestContext, b"http"));
+        self.has_elb |= matches!((place, name), (Place::RequestContext, b"elb"));
+        match (place, name) {
+            (Place::Event, b"version") => Member::Strings(&mut self.version),
+            (Place::Event, b"httpMethod") => Member::Strings(&mut self.method),
+            (Place::Event, b"path") => Member::Strings(&mut self.path),
+            (Place::Event, b"rawPath") => Member::Strings(&mut self.raw_path),
+            (Place::Event, b"cookies") => Member::Strings(&mut self.cookies),
+            (Place::Event, b"headers") => Member::Object(Place::Headers),
+            (Place::Event, b"multiValueHeaders") => Member::Object(Place::MultiValueHeaders),
+            (Place::Event, b"requestContext") => Member::Object(Place::RequestContext),
+            (Place::RequestContext, b"domainName") => Member::Strings(&mut self.domain_name),
+            (Place::RequestContext, b"requestId") => Member::Strings(&mut self.request_id),
+            (Place::RequestContext, b"http") => Member::Object(Place::Http),
+            (Place::Http, b"method") => Member::Strings(&mut self.http_method),
+            (Place::Http, b"path") => Member::Strings(&mut self.http_path),
+            (Place::Headers, name) => header(&mut self.headers, name),
+            (Place::MultiValueHeaders, name) => header(&mut self.multi_value_headers, name),
+            (Place::Event | Place::RequestContext | Place::Http, _) => Member::Skipped,
+        }
     }
-}
 
-/// The headers that are [`needed`]. The values of each are joined as an HTTP API joins them, so that a request is the same behind
-/// every gateway. `None` if a value cannot be a header value, which [`harmless`] excludes.
-fn headers(payload: &Value) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    for name in needed() {
-        let mut values = header_values(payload, &name);
-        let mut separator = ",";
-        if name == header::COOKIE {
-            values.extend(payload.get("cookies").into_iter().flat_map(strings));
-            separator = "; ";
-        }
-        if name == header::HOST {
-            if values.is_empty() {
-                values.extend(text(payload, "/requestContext/domainName"));
-            }
-            values.retain(|host| is_host(host));
-            // With two hosts, no origin is the request's own.
-            if values.len() > 1 {
-                values.clear();
-            }
-        }
-        if !values.is_empty() {
-            headers.insert(name, HeaderValue::from_str(&harmless(&values.join(separator))).ok()?);
+    /// `None` if the event is of none of the four gateways.
+    fn into_event(self) -> Option<Event> {
+        let (method, path, headers) = (self.method(), self.path(), self.headers());
+        let request_id = last(&self.request_id).and_then(request_id);
+        let is_http_api = self.has_http || self.raw_path.is_some() || last(&self.version) == Some(b"2.0");
+        if is_http_api {
+            let mut event = ApiGatewayV2httpRequest::default();
+            event.request_context.http.method = method;
+            event.request_context.request_id = request_id;
+            event.raw_path = Some(path);
+            event.headers = headers;
+            Some(Event(LambdaRequest::ApiGatewayV2(event)))
+        } else if self.has_elb {
+            let mut event = AlbTargetGroupRequest::default();
+            event.http_method = method;
+            event.path = Some(path);
+            event.multi_value_headers = headers;
+            Some(Event(LambdaRequest::Alb(event)))
+        } else if self.method.is_some() {
+            let mut event = ApiGatewayProxyRequest::default();
+            event.http_method = method;
+            event.request_context.request_id = request_id;
+            event.path = Some(path);
+            event.multi_value_headers = headers;
+            Some(Event(LambdaRequest::ApiGatewayV1(event)))
+        } else {
+            None
         }
     }
-    Some(headers)
-}
 
-/// All different values of a header. REST APIs and load balancers put headers into `headers`, `multiValueHeaders` or both.
-fn header_values<'a>(payload: &'a Value, name: &HeaderName) -> Vec<&'a str> {
-    let mut values = Vec::new();
-    for field in ["headers", "multiValueHeaders"] {
-        for (key, value) in payload.get(field).and_then(Value::as_object).into_iter().flatten() {
-            if key.eq_ignore_ascii_case(name.as_str()) {
-                for value in strings(value) {
-                    if !values.contains(&value) {
-                        values.push(value);
-                    }
+    /// An unknown or invalid method becomes `TRACE`, which is not served.
+    fn method(&self) -> Method {
+        match last(&self.http_method).or(last(&self.method)) {
+            Some(method) => Method::from_bytes(method).unwrap_or(Method::TRACE),
+            // The answer is that the credentials are malformed.
+            None if self.is_cut_off => Method::DELETE,
+            None => Method::TRACE,
+        }
+    }
+
+    /// An HTTP API whose domain maps the whole path sends an empty `rawPath`, or `/`.
+    ///
+    /// `lambda_http` builds a URL of the path and unwraps the result. That cannot fail if the path begins with `/`.
+    fn path(&self) -> String {
+        let paths = [&self.raw_path, &self.http_path, &self.path].into_iter().filter_map(last);
+        let path = paths.filter(|path| !matches!(*path, b"" | b"/")).map(str::from_utf8).next();
+        match path {
+            Some(Ok(path)) if path.starts_with('/') && path.len() <= MAX_PATH_LENGTH => path.to_owned(),
+            _ => "/".to_owned(),
+        }
+    }
+
+    /// The needed headers. The values of each are joined as an HTTP API joins them, so that a request is the same behind every
+    /// gateway.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for name in needed() {
+            let value = match (name, &self.cookies) {
+                ("Cookie", Some(cookies)) => cookies.join(&b"; "[..]),
+                ("Cookie", None) => self.values(name).join(&b"; "[..]),
+                ("Host", _) => self.host().unwrap_or_default().to_vec(),
+                _ => self.values(name).join(&b","[..]),
+            };
+            if !value.is_empty() {
+                headers.insert(name, header_value(value));
+            }
+        }
+        if self.is_cut_off {
+            // A credential may be missing, and to use another could revoke the owner's session. So the first is malformed.
+            let [first, ..] = &SOURCES;
+            headers.insert(first.header, INVALID);
+        }
+        headers
+    }
+
+    /// All different values of a header. REST APIs and load balancers put headers into `headers`, `multiValueHeaders` or both.
+    fn values(&self, name: &str) -> Vec<&[u8]> {
+        let mut values = Vec::new();
+        for value in [&self.headers, &self.multi_value_headers].iter().filter_map(|headers| headers.get(name)) {
+            for value in value.iter().flatten() {
+                if !values.contains(&&**value) {
+                    values.push(&**value);
                 }
             }
         }
+        values
     }
-    values
+
+    /// The host that is called. With two hosts there is none, so that no origin is the request's own.
+    fn host(&self) -> Option<&[u8]> {
+        let mut hosts = self.values("Host");
+        if hosts.is_empty() {
+            hosts.extend(last(&self.domain_name));
+        }
+        hosts.retain(|host| is_host(host));
+        hosts.pop().filter(|_| hosts.is_empty())
+    }
 }
 
-/// The strings in a value that is a string or an array.
-fn strings(value: &Value) -> impl Iterator<Item = &str> {
-    value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter().filter_map(Value::as_str)
+/// The strings that belong to a header, if it is needed.
+fn header<'p, 'de>(headers: &'p mut Headers<'de>, name: &[u8]) -> Member<'p, 'de> {
+    let needed = needed().find(|needed| name.eq_ignore_ascii_case(needed.as_bytes()));
+    needed.map_or(Member::Skipped, |needed| Member::Strings(headers.entry(needed).or_default()))
+}
+
+/// Of a member that is repeated, the last.
+fn last<'a>(strings: &'a Strings) -> Option<&'a [u8]> {
+    strings.as_ref()?.last().map(Cow::as_ref)
 }
 
 /// A header cannot hold control characters. To drop them could turn an invalid token into a valid one, so each is replaced by
-/// a character that no token holds.
-fn harmless(value: &str) -> String {
-    value.chars().map(|char| if char.is_ascii_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
+/// a character that no token and no name of a cookie holds.
+fn header_value(mut value: Vec<u8>) -> HeaderValue {
+    for byte in value.iter_mut().filter(|byte| byte.is_ascii_control()) {
+        *byte = b'?';
+    }
+    HeaderValue::from_maybe_shared(value).unwrap_or(INVALID)
 }
 
 /// Whether `lambda_http` can build a URL of the host. An invalid host is left out: no origin is equal to it.
-fn is_host(host: &str) -> bool {
+fn is_host(host: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte);
     host.len() <= MAX_HOST_LENGTH
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
-        && Url::parse(&format!("https://{host}/")).is_ok()
+        && host.iter().all(is_part)
+        && str::from_utf8(host).is_ok_and(|host| Url::parse(&format!("https://{host}/")).is_ok())
+}
+
+/// The gateway's id of a request, if it can stand in an answer and in a line of the log as it is.
+fn request_id(id: &[u8]) -> Option<String> {
+    let is_safe = (1..=MAX_REQUEST_ID_LENGTH).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    is_safe.then(|| String::from_utf8_lossy(id).into_owned())
+}
+
+/// Reads an object. An array in its place has no members.
+struct Object<'p, 'de>(Place, &'p mut Payload<'de>);
+
+impl<'de> DeserializeSeed<'de> for Object<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_struct("object", &[], self)
+    }
+}
+
+impl<'de> Visitor<'de> for Object<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    /// Where `serde_json` expects a string or an object, it reads null, a boolean or a number to its end before it reports it. So
+    /// that error is ignored, and the next member is read. After every other error, reading the next name fails too.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self(place, payload) = self;
+        while let Some(name) = map.next_key_seed(Text)? {
+            let _ = match payload.member(place, &name) {
+                Member::Object(place) => map.next_value_seed(Object(place, payload)),
+                Member::Strings(strings) => map.next_value_seed(OneOrMore(strings)),
+                Member::Skipped => {
+                    map.next_value::<IgnoredAny>()?;
+                    Ok(())
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Adds a string, or each string of an array.
+struct OneOrMore<'p, 'de>(&'p mut Strings<'de>);
+
+impl<'de> DeserializeSeed<'de> for OneOrMore<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OneOrMore<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a string or an array of strings")
+    }
+
+    fn visit_str<E: Error>(self, string: &str) -> Result<(), E> {
+        self.visit_bytes(string.as_bytes())
+    }
+
+    fn visit_bytes<E: Error>(self, string: &[u8]) -> Result<(), E> {
+        self.0.get_or_insert_default().push(Cow::Owned(string.to_vec()));
+        Ok(())
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, string: &'de [u8]) -> Result<(), E> {
+        self.0.get_or_insert_default().push(Cow::Borrowed(string));
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let strings = self.0.get_or_insert_default();
+        while let Some(string) = seq.next_element_seed(Text)? {
+            strings.push(string);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a string as bytes.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Cow<'de, [u8]>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Cow<'de, [u8]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, string: &str) -> Result<Self::Value, E> {
+        self.visit_bytes(string.as_bytes())
+    }
+
+    fn visit_bytes<E: Error>(self, string: &[u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(string.to_vec()))
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, string: &'de [u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(string))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use lambda_http::http::HeaderName;
     use lambda_http::request::RequestContext;
     use lambda_http::{Request, RequestExt};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn request(payload: &Value) -> Option<Request> {
-        Some(Event::from_payload(payload)?.into_inner().into())
+    const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
+
+    fn read(payload: &[u8]) -> Option<Request> {
+        // Like the runtime, this ignores what follows the event.
+        let event = Event::deserialize(&mut serde_json::Deserializer::from_slice(payload)).ok()?;
+        Some(event.into_inner().into())
     }
 
-    fn header(payload: &Value, name: &str) -> Option<String> {
-        let request = request(payload)?;
+    fn request(payload: &Value) -> Option<Request> {
+        read(payload.to_string().as_bytes())
+    }
+
+    fn header(payload: impl ToString, name: &str) -> Option<String> {
+        let request = read(payload.to_string().as_bytes())?;
         let value = request.headers().get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
@@ -209,9 +436,9 @@ mod tests {
             "rawPath": "/auth/sessions", "requestContext": {"http": {"method": "DELETE"}},
             "headers": {"x-session-token": "a\u{0}b", "authorization": "Bearer x"}, "cookies": ["a=1", "b=\n", "c=3"],
         });
-        assert_eq!(header(&payload, "x-session-token").as_deref(), Some("a\u{fffd}b"));
+        assert_eq!(header(&payload, "x-session-token").as_deref(), Some("a?b"));
         assert_eq!(header(&payload, "authorization").as_deref(), Some("Bearer x"));
-        assert_eq!(header(&payload, "cookie").as_deref(), Some("a=1; b=\u{fffd}; c=3"));
+        assert_eq!(header(&payload, "cookie").as_deref(), Some("a=1; b=?; c=3"));
     }
 
     #[test]
@@ -276,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_request_id_is_none() {
+    fn a_request_id_that_is_empty_long_or_not_visible_ascii_is_none() {
         let id = |id: &str| {
             let context = json!({"http": {"method": "DELETE"}, "requestId": id});
             match request(&json!({"requestContext": context}))?.request_context_ref()? {
@@ -284,13 +511,179 @@ mod tests {
                 _ => None,
             }
         };
-        assert_eq!((id("a"), id("")), (Some("a".to_owned()), None));
+        let longest = "a".repeat(MAX_REQUEST_ID_LENGTH);
+        for kept in ["JKJaXmPLvHcESHA=", "0a1b2c3d-0008-4e5f-8a9b-0c1d2e3f4a5b", &longest] {
+            assert_eq!(id(kept).as_deref(), Some(kept));
+        }
+        for unsafe_id in ["", "a b", "a\n", "é", &format!("{longest}a")] {
+            assert_eq!(id(unsafe_id), None, "{unsafe_id}");
+        }
+    }
+
+    #[test]
+    fn an_empty_raw_path_leaves_the_decision_to_the_path_of_the_request_context() {
+        let path = |raw: Value, http: &str| {
+            let event = json!({"rawPath": raw, "requestContext": {"http": {"method": "DELETE", "path": http}}});
+            request(&event).map(|request| request.raw_http_path().to_owned())
+        };
+        for raw in [json!(""), json!("/"), Value::Null] {
+            assert_eq!(path(raw, "/auth/sessions").as_deref(), Some("/auth/sessions"));
+        }
+        assert_eq!(path(json!("/other"), "/auth/sessions").as_deref(), Some("/other"));
+        assert_eq!(path(json!("/"), "/").as_deref(), Some("/"));
+    }
+
+    #[test]
+    fn where_there_are_cookies_the_cookie_header_says_nothing() {
+        let cookie = |cookies: Value| {
+            header(&json!({"rawPath": "/", "headers": {"cookie": "a=1,b=2"}, "cookies": cookies}), "cookie")
+        };
+        assert_eq!(cookie(json!(["a=1", "b=2"])).as_deref(), Some("a=1; b=2"));
+        assert_eq!(cookie(json!("a=1")).as_deref(), Some("a=1"));
+        assert_eq!(cookie(json!([])), None);
+        assert_eq!(cookie(Value::Null).as_deref(), Some("a=1,b=2"));
+    }
+
+    /// Of each gateway, an event with the bytes of a string in each place that is read, and in one that is not.
+    fn events_with(string: &[u8]) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+        let events = [
+            r#"{"httpMethod": "DELETE", "path": "/sessions", "requestContext": {"requestId": "a", "identity": "%"}, "headers": {"X-Session-Token": "a", "User-Agent": "%"}}"#,
+            r#"{"httpMethod": "DELETE", "path": "/sessions", "requestContext": {"requestId": "%"}, "headers": {"X-Session-Token": "a", "%": "a"}, "%": "%"}"#,
+            r#"{"httpMethod": "DELETE", "path": "/sessions", "headers": null, "multiValueHeaders": {"user-agent": ["%", "%"], "x-session-token": ["a"]}, "requestContext": {"elb": {"targetGroupArn": "%"}}, "body": "%"}"#,
+            r#"{"version": "2.0", "rawPath": "/sessions", "rawQueryString": "%", "headers": {"x-session-token": "a", "x-%": "%"}, "requestContext": {"http": {"method": "DELETE", "userAgent": "%"}, "domainName": "%"}}"#,
+        ];
+        events.into_iter().map(move |event| {
+            let parts: Vec<_> = event.split('%').map(str::as_bytes).collect();
+            (event, parts.join(string))
+        })
+    }
+
+    #[test]
+    fn no_bytes_in_what_is_not_needed_matter() {
+        for string in
+            [&b"\xff"[..], b"\xe9t\xe9", b"\xc3", b"\\ud800", b"\\udfff\\ud800", b"\\u0000", b"\\\\", &[b'a'; 10_000]]
+        {
+            for (event, bytes) in events_with(string) {
+                let request = read(&bytes).unwrap_or_else(|| panic!("{event} with {string:?} is refused"));
+                let token = request.headers().get("x-session-token").map(HeaderValue::as_bytes);
+                assert_eq!((token, request.raw_http_path()), (Some(&b"a"[..]), "/sessions"), "{event} with {string:?}");
+                assert_eq!(request.method(), Method::DELETE, "{event} with {string:?}");
+            }
+        }
+        let nested = format!(
+            r#"{{"a": {}1{}, "httpMethod": "DELETE", "path": "/a"}}"#,
+            "[{\"a\":".repeat(100_000),
+            "}]".repeat(100_000)
+        );
+        assert_eq!(read(nested.as_bytes()).as_ref().map(RequestExt::raw_http_path), Some("/a"));
+    }
+
+    #[test]
+    fn in_a_credential_such_bytes_are_kept_and_in_the_path_they_are_another_path() {
+        for (string, kept) in [(&b"a\xff"[..], &b"a\xff"[..]), (b"a\\ud800", b"a\xed\xa0\x80")] {
+            let event = [
+                br#"{"httpMethod": "DELETE", "path": "/"#,
+                string,
+                br#"/sessions", "headers": {"cookie": ""#,
+                string,
+                b"\"}}",
+            ]
+            .concat();
+            let request = read(&event).unwrap_or_else(|| panic!("refused with {string:?}"));
+            assert_eq!(request.headers().get("cookie").map(HeaderValue::as_bytes), Some(kept));
+            assert_eq!(request.raw_http_path(), "/");
+        }
+    }
+
+    #[test]
+    fn members_of_another_type_are_ignored() {
+        for other in ["null", "true", "false", "7", "-1.5e3", "0"] {
+            let event = format!(
+                r#"{{"version": {other}, "path": {other}, "requestContext": {{"requestId": {other}, "http": {other}, "domainName": {other}}}, "multiValueHeaders": {other}, "cookies": {other}, "headers": {{"origin": {other}, "x-session-token": "a", "host": {other}}}, "rawPath": {other}, "httpMethod": {other}}}"#
+            );
+            let request = read(event.as_bytes()).unwrap_or_else(|| panic!("{other} is refused"));
+            assert_eq!(
+                request.headers(),
+                &HeaderMap::from_iter([(SESSION_TOKEN, HeaderValue::from_static("a"))]),
+                "{other}"
+            );
+            assert_eq!((request.method(), request.raw_http_path()), (&Method::TRACE, "/"), "{other}");
+        }
+        for other in ["[]", "[{}]", "7", "\"a\"", "\"\u{e9}\""] {
+            let event = format!(
+                r#"{{"headers": {other}, "multiValueHeaders": {other}, "requestContext": {other}, "httpMethod": "DELETE"}}"#
+            );
+            assert_eq!(read(event.as_bytes()).as_ref().map(Request::method), Some(&Method::DELETE), "{other}");
+        }
+    }
+
+    #[test]
+    fn of_a_repeated_member_the_last_counts_and_of_a_header_every_value() {
+        let event = br#"{"httpMethod": "GET", "path": "/a", "headers": {"x-session-token": "a"}, "headers": {"x-session-token": "b", "X-Session-Token": "c"}, "httpMethod": "DELETE", "path": "/b"}"#;
+        let request = read(event).unwrap_or_else(|| panic!("refused"));
+        assert_eq!((request.method(), request.raw_http_path()), (&Method::DELETE, "/b"));
+        assert_eq!(request.headers().get("x-session-token").map(HeaderValue::as_bytes), Some(&b"a,b,c"[..]));
+    }
+
+    #[test]
+    fn the_credential_of_an_event_that_cannot_be_read_to_its_end_is_malformed() {
+        let whole = r#"{"httpMethod": "DELETE", "path": "/sessions", "headers": {"x-session-token": "a"}, "body": ""}"#;
+        for end in whole.find(", \"path").unwrap_or_default()..whole.len() {
+            let (cut_off, _) = whole.split_at(end);
+            assert_eq!(header(cut_off, "x-session-token").as_deref(), Some("?"), "{cut_off}");
+        }
+        for value in ["{}", "{\"a\": 1}", "[\"a\", 7, \"b\"]", "[[\"a\"]]", "[{}]"] {
+            for (event, method) in [
+                (
+                    format!(
+                        r#"{{"rawPath": "/sessions", "headers": {{"x-session-token": {value}, "x-session-token": "a"}}}}"#
+                    ),
+                    Method::DELETE,
+                ),
+                (
+                    format!(r#"{{"httpMethod": "GET", "cookies": {value}, "headers": {{"x-session-token": "a"}}}}"#),
+                    Method::GET,
+                ),
+            ] {
+                assert_eq!(header(&event, "x-session-token").as_deref(), Some("?"), "{event}");
+                assert_eq!(read(event.as_bytes()).as_ref().map(Request::method), Some(&method), "{event}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gateway_is_recognized_by_little() {
+        for (event, expected) in [
+            (r#"{"version": "2.0"}"#, "http"),
+            (r#"{"rawPath": "/"}"#, "http"),
+            (r#"{"requestContext": {"http": null}}"#, "http"),
+            (r#"{"requestContext": {"elb": {}}}"#, "elb"),
+            (r#"{"httpMethod": "GET"}"#, "rest"),
+            (r#"{"version": "1.0", "httpMethod": "GET"}"#, "rest"),
+        ] {
+            let request = read(event.as_bytes()).unwrap_or_else(|| panic!("{event} is refused"));
+            let gateway = match request.request_context_ref() {
+                Some(RequestContext::ApiGatewayV2(_)) => "http",
+                Some(RequestContext::Alb(_)) => "elb",
+                _ => "rest",
+            };
+            assert_eq!(gateway, expected, "{event}");
+        }
     }
 
     #[test]
     fn what_no_gateway_sent_is_refused_without_repeating_it() {
-        for payload in ["null", "[]", "\"canary\"", "{}", r#"{"source":"canary"}"#, r#"{"httpMethod":7}"#, "{\"canary"]
-        {
+        for payload in [
+            "null",
+            "[]",
+            "\"canary\"",
+            "{}",
+            r#"{"source":"canary"}"#,
+            r#"{"httpMethod":7}"#,
+            r#"{"version":"canary"}"#,
+            r#"{"headers":"canary"}"#,
+            "{\"canary",
+        ] {
             let Err(error) = serde_json::from_str::<Event>(payload) else { panic!("accepted {payload}") };
             assert!(!error.to_string().contains("canary"), "{error}");
         }

@@ -9,8 +9,7 @@ use crate::http::credentials::SOURCES;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The headers that this module reads. A header that is missing here does not reach it.
-pub static HEADERS: [HeaderName; 4] =
-    [header::ORIGIN, SEC_FETCH_SITE, header::HOST, header::ACCESS_CONTROL_REQUEST_HEADERS];
+pub const HEADERS: [&str; 4] = ["Origin", "Sec-Fetch-Site", "Host", "Access-Control-Request-Headers"];
 
 /// Bytes of the header names that a preflight can be granted. No page asks for so many, and API Gateway allows 10,240 bytes for all headers of an answer.
 const MAX_GRANTED_HEADERS: usize = 2_048;

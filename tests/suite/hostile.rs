@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use self::model::{CookieUse, Credential, Meaning};
 use crate::support::events::Request;
+use crate::support::runtime::Function;
 use crate::support::{Answer, Gateway, Row, Session, World, assert_only_revocations, delete, demo, revoked, to_revoke};
 
 /// The gateways that pass on every value of a repeated header. A load balancer without multi-value headers keeps the last.
@@ -91,6 +92,35 @@ fn the_seeds_of_the_fuzz_target_pass_its_check_whole_and_cut_off() {
             model::check(&seed[..end]);
         }
     }
+}
+
+/// The Lambda runtime reads the bytes of an event before the function does.
+#[tokio::test]
+async fn the_binary_answers_an_event_with_any_bytes_and_of_any_size() {
+    let (world, caller) = World::with_others(1).await;
+    let mut function = Function::start(&world, &[]).await;
+    let longest_body = vec![b'a'; 6_000_000];
+    for gateway in Gateway::ALL {
+        for bytes in [&b"caf\xe9"[..], b"\\ud800", &longest_body] {
+            let request = |token: &str| {
+                let request =
+                    delete().through(gateway).token(token).header("User-Agent", "BYTES").header("X-BYTES", "a");
+                let mut event = request.into_event();
+                event["body"] = json!("BYTES");
+                replaced(&event.to_string(), bytes)
+            };
+            let answer = function.invoke_bytes(request(&caller.token)).await.expect("an answer");
+            assert_eq!(answer["statusCode"], 200, "{gateway:?}");
+            if bytes.len() < 10 {
+                let answer = function.invoke_bytes(request("BYTES")).await.expect("an answer");
+                assert_eq!(answer["statusCode"], 400, "{gateway:?}");
+            }
+        }
+    }
+}
+
+fn replaced(event: &str, bytes: &[u8]) -> Vec<u8> {
+    event.split("BYTES").map(str::as_bytes).collect::<Vec<_>>().join(bytes)
 }
 
 /// Runs the same cases each time, so that a failure can be repeated.
