@@ -143,7 +143,7 @@ impl<'de> Payload<'de> {
     fn into_event(self) -> Option<Event> {
         let (method, path, headers) = (self.method(), self.path(), self.headers());
         let request_id = last(&self.request_id).and_then(request_id);
-        let is_http_api = self.has_http || self.raw_path.is_some() || last(&self.version) == Some(b"2.0");
+        let is_http_api = self.has_http || last(&self.raw_path).is_some() || last(&self.version) == Some(b"2.0");
         if is_http_api {
             let mut event = ApiGatewayV2httpRequest::default();
             event.request_context.http.method = method;
@@ -157,7 +157,7 @@ impl<'de> Payload<'de> {
             event.path = Some(path);
             event.multi_value_headers = headers;
             Some(Event(LambdaRequest::Alb(event)))
-        } else if self.method.is_some() {
+        } else if last(&self.method).is_some() {
             let mut event = ApiGatewayProxyRequest::default();
             event.http_method = method;
             event.request_context.request_id = request_id;
