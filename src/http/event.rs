@@ -586,6 +586,9 @@ mod tests {
             let (cut_off, _) = whole.split_at(end);
             assert_eq!(header(cut_off, "x-session-token").as_deref(), Some("?"), "{cut_off}");
         }
+        let not_json =
+            "{\"httpMethod\": \"DELETE\", \"headers\": {\"x-session-token\": \"a\", \"user-agent\": \"\\q}}\"}}";
+        assert_eq!(header(not_json, "x-session-token").as_deref(), Some("?"));
         for value in ["{}", "{\"a\": 1}", "[\"a\", 7, \"b\"]", "[[\"a\"]]", "[{}]"] {
             for (event, method) in [
                 (
