@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::dynamodb::store::Store;
-use crate::http::credentials::{self, Source};
+use crate::http::credentials;
 use crate::http::event::Event;
 use crate::http::response::{Answer, Error, respond};
 use crate::log::record::Record;
@@ -61,14 +61,16 @@ impl Handler {
     async fn handle(&self, request: Request) -> Response<Body> {
         let mut record = Record::of(&request);
         let outcome = self.serve(&request, &mut record).await;
-        let cors = self.config.allowed_origins.cors_headers(request.headers());
+        let cors = self.config.allowed_origins.cors_headers(request.method(), request.headers());
         let response = respond(&outcome, &record.request_id, cors, self.config.error_debug);
         record.write(&outcome, response.status());
         response
     }
 
     async fn serve(&self, request: &Request, record: &mut Record) -> Result<Answer, Error> {
-        if request.raw_http_path().rsplit('/').next() != Some("sessions") {
+        // One slash at the end is ignored, and so is every prefix: stages, domain mappings and load balancers add one.
+        let path = request.raw_http_path();
+        if path.strip_suffix('/').unwrap_or(path).rsplit('/').next() != Some("sessions") {
             return Err(Error::RouteNotFound);
         }
         match *request.method() {
@@ -89,9 +91,8 @@ impl Handler {
         record: &mut Record,
     ) -> Result<u64, Error> {
         let credential = credentials::from_headers(headers, &self.config.cookie_name)?.ok_or(Inactive::NoCredential)?;
-        match credential.source {
-            Source::Cookie => self.config.allowed_origins.check_cookie_use(headers)?,
-            Source::SessionTokenHeader | Source::Bearer => {}
+        if credential.source.is_sent_by_browsers {
+            self.config.allowed_origins.check_cookie_use(headers)?;
         }
         let caller = self.authenticate(&credential.token.hash(), &mut budget, record).await;
         let caller = caller.map_err(|cause| Error::Store { cause, revoked: None })??;

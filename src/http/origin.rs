@@ -1,9 +1,18 @@
 //! Which web pages may call: the allowed origins, the CORS headers for them, and the CSRF rule for cookies.
 
-use lambda_http::http::{HeaderMap, HeaderValue, header};
+use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use url::Url;
 
-use crate::http::event::SEC_FETCH_SITE;
+use crate::http::credentials::SOURCES;
+
+/// `Sec-Fetch-Site`.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The headers that this module reads. A header that is missing here does not reach it.
+pub const HEADERS: [&str; 4] = ["Origin", "Sec-Fetch-Site", "Host", "Access-Control-Request-Headers"];
+
+/// Bytes of the header names that a preflight can be granted. No page asks for so many, and API Gateway allows 10,240 bytes for all headers of an answer.
+const MAX_GRANTED_HEADERS: usize = 2_048;
 
 /// Web origins that may call with credentials (`ALLOWED_ORIGINS`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,7 +21,7 @@ pub struct AllowedOrigins(Vec<String>);
 /// An entry of the list is not an origin as browsers send it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not an origin as a browser sends it, such as https://app.example.com: no path, no wildcard, lower case, no default port"
+    "{0:?} is not an origin as a browser sends it, such as https://app.example.com or capacitor://localhost: a scheme and a host, in lower case, without path, wildcard or default port"
 )]
 pub struct NotAnOrigin(String);
 
@@ -51,15 +60,18 @@ impl AllowedOrigins {
     /// The CORS headers of an answer to this request. `Vary` is always there: without it, a cache could give the answer for one
     /// origin to a page of another.
     #[must_use]
-    pub fn cors_headers(&self, request: &HeaderMap) -> HeaderMap {
+    pub fn cors_headers(&self, method: &Method, request: &HeaderMap) -> HeaderMap {
+        let is_preflight = *method == Method::OPTIONS;
+        let vary = if is_preflight { "Origin, Access-Control-Request-Headers" } else { "Origin" };
         let mut headers = HeaderMap::with_capacity(7);
-        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        headers.insert(header::VARY, HeaderValue::from_static(vary));
         if let Some(origin) = self.allowed(request) {
+            let asked = request.get(header::ACCESS_CONTROL_REQUEST_HEADERS).filter(|_| is_preflight);
+            let granted = granted(asked.map_or(b"", HeaderValue::as_bytes));
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("DELETE"));
-            let allowed = HeaderValue::from_static("X-Session-Token, Authorization, Content-Type");
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+            headers.extend(granted.map(|granted| (header::ACCESS_CONTROL_ALLOW_HEADERS, granted)));
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After"));
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
         }
@@ -75,24 +87,44 @@ impl AllowedOrigins {
         if self.allowed(request).is_some() {
             return Ok(());
         }
-        if non_empty(request, &header::ORIGIN).is_some_and(|origin| !is_own_host(origin, request)) {
-            return Err(CsrfViolation::Origin);
-        }
-        match non_empty(request, &SEC_FETCH_SITE) {
-            None | Some(b"same-origin" | b"none") => Ok(()),
-            Some(_) => Err(CsrfViolation::FetchSite),
+        match (non_empty(request, &header::ORIGIN), non_empty(request, &SEC_FETCH_SITE)) {
+            // A page of the own host sends this under `Referrer-Policy: no-referrer`. No script can forge the second header.
+            (Some(b"null"), Some(b"same-origin")) => Ok(()),
+            (Some(origin), _) if !is_own_host(origin, request) => Err(CsrfViolation::Origin),
+            (_, None | Some(b"same-origin" | b"none")) => Ok(()),
+            (_, Some(_)) => Err(CsrfViolation::FetchSite),
         }
     }
 }
 
-/// The host of a URL may contain `*`. Here it would look like a wildcard and match nothing.
+/// Whether an entry is an origin as a browser would serialize it. The host of a URL may contain `*`, which would look like a
+/// wildcard and match nothing.
 fn is_origin(entry: &str) -> bool {
-    !entry.contains('*')
-        && Url::parse(entry)
-            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == entry)
+    let serialized = |url: Url| {
+        let host = url.host_str()?;
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{}://{host}{port}", url.scheme()))
+    };
+    !entry.contains('*') && Url::parse(entry).ok().and_then(serialized).is_some_and(|origin| origin == entry)
 }
 
-fn non_empty<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a [u8]> {
+/// The value of `Access-Control-Allow-Headers`: the headers that a preflight asks for, since libraries for tracing and HTTP add
+/// their own; without any, those of the credentials. What is not the name of a header is left out.
+fn granted(asked: &[u8]) -> Option<HeaderValue> {
+    let is_name = |name: &&[u8]| *name != b"*" && HeaderName::from_bytes(name).is_ok();
+    let mut granted = Vec::new();
+    for name in asked.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(is_name) {
+        granted.extend_from_slice(if granted.is_empty() { b"" } else { b", " });
+        granted.extend_from_slice(name);
+    }
+    if granted.is_empty() || granted.len() > MAX_GRANTED_HEADERS {
+        let credentials = SOURCES.iter().filter(|source| !source.is_sent_by_browsers).map(|source| source.header);
+        granted = credentials.chain(["Content-Type"]).collect::<Vec<_>>().join(", ").into_bytes();
+    }
+    HeaderValue::from_bytes(&granted).ok()
+}
+
+fn non_empty<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty())
 }
 
@@ -113,10 +145,7 @@ mod tests {
     use super::*;
 
     fn request(headers: &[(&'static str, &'static str)]) -> HeaderMap {
-        headers
-            .iter()
-            .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
+        headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 
     fn allowed() -> AllowedOrigins {
@@ -135,17 +164,72 @@ mod tests {
             "HTTPS://app.example.com",
             "https://App.example.com",
             "https://app.example.com:443",
-            "ftp://app.example.com",
             "https://user@app.example.com",
             "https://",
             "https://a b",
-            "chrome-extension://abc",
             "https://münchen.example",
+            "capacitor://",
+            "capacitor://localhost/",
+            "capacitor://*",
+            "Capacitor://localhost",
+            "tauri:localhost",
+            "chrome-extension://*/",
+            "app://user@localhost",
+            "app://localhost?a",
+            "app://localhost#a",
+            "app://localhost:",
+            "file:///index.html",
+            "file://",
+            "blob:https://app.example.com/1",
         ] {
             assert_eq!(AllowedOrigins::parse(entry), Err(NotAnOrigin(entry.to_owned())));
         }
         assert_eq!(AllowedOrigins::parse(" , "), Ok(AllowedOrigins::default()));
         assert_eq!(allowed().0, ["https://app.example.com", "http://localhost:3000"]);
+    }
+
+    #[test]
+    fn an_origin_may_have_any_scheme_that_a_browser_sends() {
+        let origins = [
+            "capacitor://localhost",
+            "ionic://localhost",
+            "tauri://localhost",
+            "http://tauri.localhost",
+            "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb",
+            "moz-extension://2f4e8b1c-0d3a-4a5b-9c6d-7e8f9a0b1c2d",
+            "safari-web-extension://5A6B7C8D-0D3A-4A5B-9C6D-7E8F9A0B1C2D",
+            "app://-",
+            "app://localhost:8080",
+            "http://[::1]:3000",
+        ];
+        let list = AllowedOrigins::parse(&origins.join(" , ")).unwrap_or_default();
+        assert_eq!(list.0, origins);
+        for origin in origins {
+            let request = HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static(origin))]);
+            assert_eq!(list.check_cookie_use(&request), Ok(()), "{origin}");
+            assert_eq!(
+                list.cors_headers(&Method::DELETE, &request).get("access-control-allow-origin"),
+                request.get("origin")
+            );
+        }
+        for other in ["capacitor://Localhost", "capacitor://localhost:80", "tauri://localhost/", "app://-a", "app://"] {
+            let request = HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static(other))]);
+            assert_eq!(list.check_cookie_use(&request), Err(CsrfViolation::Origin), "{other}");
+            assert_eq!(list.cors_headers(&Method::DELETE, &request).len(), 1, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_bad_entry_names_it_and_says_what_an_origin_is() {
+        let error = AllowedOrigins::parse("https://a.example, app.example.com")
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert_eq!(
+            error,
+            "\"app.example.com\" is not an origin as a browser sends it, such as https://app.example.com or \
+             capacitor://localhost: a scheme and a host, in lower case, without path, wildcard or default port"
+        );
     }
 
     #[test]
@@ -160,6 +244,7 @@ mod tests {
             &[("sec-fetch-site", "same-origin")],
             &[("sec-fetch-site", "none")],
             &[("origin", ""), ("sec-fetch-site", "")],
+            &[("origin", "null"), ("sec-fetch-site", "same-origin")],
         ] {
             assert_eq!(allowed().check_cookie_use(&request(headers)), Ok(()), "{headers:?}");
         }
@@ -170,6 +255,11 @@ mod tests {
         for (headers, violation) in [
             (&[("origin", "https://evil.example"), ("host", "apis.example.com")][..], CsrfViolation::Origin),
             (&[("origin", "null"), ("host", "null")], CsrfViolation::Origin),
+            (&[("origin", "null"), ("sec-fetch-site", "none")], CsrfViolation::Origin),
+            (&[("origin", "null"), ("sec-fetch-site", "same-site")], CsrfViolation::Origin),
+            (&[("origin", "null"), ("sec-fetch-site", "cross-site")], CsrfViolation::Origin),
+            (&[("origin", "null"), ("sec-fetch-site", "same-origin,cross-site")], CsrfViolation::Origin),
+            (&[("origin", "NULL"), ("sec-fetch-site", "same-origin")], CsrfViolation::Origin),
             (&[("origin", "https://evil.example,https://app.example.com")], CsrfViolation::Origin),
             (&[("origin", "https://apis.example.com:8443"), ("host", "apis.example.com")], CsrfViolation::Origin),
             (&[("origin", "https://apis.example.com")], CsrfViolation::Origin),
@@ -192,15 +282,44 @@ mod tests {
 
     #[test]
     fn only_an_allowed_origin_is_reflected() {
-        let cors = allowed().cors_headers(&request(&[("origin", "https://app.example.com")]));
+        let cors = allowed().cors_headers(&Method::DELETE, &request(&[("origin", "https://app.example.com")]));
         assert_eq!(
             cors.get("access-control-allow-origin").map(HeaderValue::as_bytes),
             Some(&b"https://app.example.com"[..])
         );
         for origin in ["https://evil.example", "null", "", "https://app.example.com.evil.example"] {
-            let cors = allowed().cors_headers(&request(&[("origin", origin)]));
+            let cors = allowed().cors_headers(&Method::DELETE, &request(&[("origin", origin)]));
             assert_eq!(cors.len(), 1, "{origin}");
             assert!(cors.contains_key("vary"));
         }
+    }
+
+    #[test]
+    fn a_preflight_is_granted_the_headers_that_it_asks_for() {
+        let granted = |method: Method, asked: &[u8]| {
+            let asked = HeaderValue::from_bytes(asked).unwrap_or(HeaderValue::from_static("invalid"));
+            let mut request = request(&[("origin", "https://app.example.com")]);
+            request.insert("access-control-request-headers", asked);
+            let cors = allowed().cors_headers(&method, &request);
+            let vary = cors.get("vary").and_then(|value| value.to_str().ok());
+            let expected = if method == Method::OPTIONS { "Origin, Access-Control-Request-Headers" } else { "Origin" };
+            assert_eq!(vary, Some(expected));
+            cors.get("access-control-allow-headers").and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let of_credentials = Some("X-Session-Token, Authorization, Content-Type".to_owned());
+        for (asked, expected) in [
+            ("x-session-token", "x-session-token"),
+            ("baggage,sentry-trace, x-requested-with", "baggage, sentry-trace, x-requested-with"),
+            ("a,, ,b c,d:e,f", "a, f"),
+            ("a,b\u{e9},*,c", "a, c"),
+        ] {
+            assert_eq!(granted(Method::OPTIONS, asked.as_bytes()).as_deref(), Some(expected), "{asked}");
+        }
+        let longest = "a".repeat(MAX_GRANTED_HEADERS);
+        assert_eq!(granted(Method::OPTIONS, longest.as_bytes()), Some(longest.clone()));
+        for nothing in ["", ",", "*", "a b", "\u{e9}", &format!("{longest}a")] {
+            assert_eq!(granted(Method::OPTIONS, nothing.as_bytes()), of_credentials, "{nothing}");
+        }
+        assert_eq!(granted(Method::DELETE, b"x-requested-with"), of_credentials);
     }
 }

@@ -1,6 +1,7 @@
 //! The fuzz target: any bytes in place of a gateway's event. Run by `make fuzz`.
 //!
-//! Most changes that libFuzzer itself makes to an event leave no JSON. So every other change is made to the JSON here.
+//! Most changes that libFuzzer itself makes to an event leave no JSON. So every other change is made to the JSON here, and then
+//! perhaps to the bytes of its strings.
 
 #![no_main]
 
@@ -11,15 +12,19 @@ use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use serde_json::{Map, Value};
 
 /// Members that are read.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 20] = [
+    "version",
     "headers",
     "multiValueHeaders",
     "cookies",
     "path",
     "rawPath",
     "httpMethod",
+    "method",
     "requestContext",
+    "requestId",
     "http",
+    "elb",
     "domainName",
     "x-session-token",
     "cookie",
@@ -27,10 +32,11 @@ const NAMES: [&str; 15] = [
     "origin",
     "sec-fetch-site",
     "host",
+    "access-control-request-headers",
 ];
 
 /// What values are made of.
-const WORDS: [&str; 26] = [
+const WORDS: [&str; 28] = [
     "",
     "a",
     "b",
@@ -42,6 +48,8 @@ const WORDS: [&str; 26] = [
     "/",
     ":",
     "\t",
+    "\"",
+    "null",
     "\u{0}",
     "\u{7f}",
     "DELETE",
@@ -59,6 +67,9 @@ const WORDS: [&str; 26] = [
     "ory_kratos_session=",
 ];
 
+/// What JSON cannot hold as a string of Rust's: bytes that are no UTF-8, and halves of surrogate pairs.
+const BYTES: [&[u8]; 6] = [b"\xff", b"\xe9", b"\xc3(", b"\\ud800", b"\\udc00\\ud83d", b"\\ud83d\\ude00"];
+
 fuzz_target!(|event: &[u8]| {
     model::check(event);
 });
@@ -70,16 +81,36 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
             for _ in 0..rng.u8(1..5) {
                 change(&mut event, rng);
             }
-            let event = event.to_string();
+            let mut event = event.to_string().into_bytes();
+            for _ in 0..rng.u8(0..3) {
+                let place = rng.usize(0..=event.len());
+                let bytes = BYTES[rng.usize(0..BYTES.len())];
+                event.splice(place..place, bytes.iter().copied());
+            }
+            if rng.u8(0..8) == 0 {
+                repeat_member(&mut event, rng);
+            }
             if event.len() > max_size {
                 return fuzzer_mutate(data, size, max_size);
             }
-            data[..event.len()].copy_from_slice(event.as_bytes());
+            data[..event.len()].copy_from_slice(&event);
             event.len()
         }
         _ => fuzzer_mutate(data, size, max_size),
     }
 });
+
+/// Puts a member before the first of an object, where one of the same name may follow.
+fn repeat_member(event: &mut Vec<u8>, rng: &mut Rng) {
+    let objects: Vec<_> = (1..event.len()).filter(|end| event[end - 1] == b'{' && event[*end] == b'"').collect();
+    if objects.is_empty() {
+        return;
+    }
+    let place = objects[rng.usize(0..objects.len())];
+    let [name, word] = [NAMES[rng.usize(0..NAMES.len())], WORDS[rng.usize(0..WORDS.len())]];
+    let member = format!("{}:{},", Value::from(name), Value::from(word));
+    event.splice(place..place, member.into_bytes());
+}
 
 fn change(event: &mut Value, rng: &mut Rng) {
     let word = WORDS[rng.usize(0..WORDS.len())];

@@ -10,7 +10,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use disable_my_other_sessions::http::credentials::Source;
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::{Index, select};
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 
 use self::model::{CookieUse, Credential, Meaning};
 use crate::support::events::Request;
+use crate::support::runtime::Function;
 use crate::support::{Answer, Gateway, Row, Session, World, assert_only_revocations, delete, demo, revoked, to_revoke};
 
 /// The gateways that pass on every value of a repeated header. A load balancer without multi-value headers keeps the last.
@@ -31,14 +31,14 @@ fn any_headers_are_read_as_the_model_reads_them() {
     let result = runner(4_000).run(&(vec(header(), 0..5), spelling()), |(headers, spell)| {
         let credential = |gateway| {
             let event = request(&headers, spell).through(gateway).into_event();
-            check(&event).expect("an event").credential
+            model::check(event.to_string().as_bytes()).expect("an event").credential
         };
         credential(Gateway::Alb);
         let mut tokens: Vec<_> = LOSSLESS.into_iter().map(credential).filter(is_token).collect();
         tokens.dedup();
         assert!(tokens.len() <= 1, "not the same credential behind every gateway: {tokens:?}");
         if let Some(Credential::Token(source, _)) = tokens.first() {
-            *accepted.borrow_mut().entry(format!("{source:?}")).or_insert(0) += 1;
+            *accepted.borrow_mut().entry((*source).to_owned()).or_insert(0) += 1;
         }
         Ok(())
     });
@@ -57,12 +57,17 @@ fn a_hostile_event_is_answered_and_revokes_only_with_an_active_token() {
     let before = runtime.block_on(world.database.rows());
     let statuses = RefCell::new(BTreeMap::new());
 
-    let result = runner(400).run(&(event(), vec(mutation(), 0..6)), |(mut event, mutations)| {
+    let strategy = (event(), vec(mutation(), 0..6), vec(edit(), 0..3));
+    let result = runner(600).run(&strategy, |(mut event, mutations, edits)| {
         for mutation in mutations {
             mutation.apply(&mut event);
         }
-        let Some(meaning) = check(&event) else { return Ok(()) };
-        let answer = Answer::from_gateway(&runtime.block_on(world.invoke(&event)));
+        let mut event = event.to_string().into_bytes();
+        for edit in edits {
+            edit.apply(&mut event);
+        }
+        let Some(meaning) = model::check(&event) else { return Ok(()) };
+        let answer = Answer::from_gateway(&runtime.block_on(world.invoke_bytes(&event)));
         let after = runtime.block_on(world.database.rows());
 
         let caller = caller(&meaning, &sessions);
@@ -94,6 +99,36 @@ fn the_seeds_of_the_fuzz_target_pass_its_check_whole_and_cut_off() {
     }
 }
 
+/// The Lambda runtime reads the bytes of an event before the function does. At `trace` it would print them, which ends the
+/// process if they are not UTF-8.
+#[tokio::test]
+async fn the_binary_answers_an_event_with_any_bytes_and_of_any_size() {
+    let (world, caller) = World::with_others(1).await;
+    let mut function = Function::start(&world, &[("RUST_LOG", "trace")]).await;
+    let longest_body = vec![b'a'; 6_000_000];
+    for gateway in Gateway::ALL {
+        for bytes in [&b"caf\xe9"[..], b"\\ud800", &longest_body] {
+            let request = |token: &str| {
+                let request =
+                    delete().through(gateway).token(token).header("User-Agent", "BYTES").header("X-BYTES", "a");
+                let mut event = request.into_event();
+                event["body"] = json!("BYTES");
+                replaced(&event.to_string(), bytes)
+            };
+            let answer = function.invoke_bytes(request(&caller.token)).await.expect("an answer");
+            assert_eq!(answer["statusCode"], 200, "{gateway:?}");
+            if bytes.len() < 10 {
+                let answer = function.invoke_bytes(request("BYTES")).await.expect("an answer");
+                assert_eq!(answer["statusCode"], 400, "{gateway:?}");
+            }
+        }
+    }
+}
+
+fn replaced(event: &str, bytes: &[u8]) -> Vec<u8> {
+    event.split("BYTES").map(str::as_bytes).collect::<Vec<_>>().join(bytes)
+}
+
 /// Runs the same cases each time, so that a failure can be repeated.
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(contextualize_config(Config {
@@ -103,10 +138,6 @@ fn runner(cases: u32) -> TestRunner {
         max_shrink_iters: 2_000,
         ..Config::default()
     }))
-}
-
-fn check(event: &Value) -> Option<Meaning> {
-    model::check(event.to_string().as_bytes())
 }
 
 fn is_token(credential: &Credential) -> bool {
@@ -131,16 +162,17 @@ fn caller<'a>(meaning: &Meaning, sessions: &'a [Session]) -> Option<&'a Session>
 /// The statuses that the contract allows for an event.
 fn statuses_of(meaning: &Meaning, is_active: bool) -> Vec<u64> {
     let authenticated = if is_active { 200 } else { 401 };
-    match (meaning.path.rsplit('/').next(), meaning.method.as_str(), &meaning.credential) {
-        (Some("sessions"), "OPTIONS", _) => vec![204],
-        (Some("sessions"), "DELETE", Credential::Absent) => vec![401],
-        (Some("sessions"), "DELETE", Credential::Malformed) => vec![400],
-        (Some("sessions"), "DELETE", Credential::Token(Source::Cookie, _)) => match meaning.cookie_use {
+    let path = meaning.path.strip_suffix('/').unwrap_or(&meaning.path);
+    match (path.rsplit('/').next(), &*meaning.method, &meaning.credential) {
+        (Some("sessions"), b"OPTIONS", _) => vec![204],
+        (Some("sessions"), b"DELETE", Credential::Absent) => vec![401],
+        (Some("sessions"), b"DELETE", Credential::Malformed) => vec![400],
+        (Some("sessions"), b"DELETE", Credential::Token("Cookie", _)) => match meaning.cookie_use {
             CookieUse::Allowed => vec![authenticated],
             CookieUse::Refused => vec![403],
             CookieUse::Either => vec![authenticated, 403],
         },
-        (Some("sessions"), "DELETE", Credential::Token(..)) => vec![authenticated],
+        (Some("sessions"), b"DELETE", Credential::Token(..)) => vec![authenticated],
         (Some("sessions"), ..) => vec![405],
         _ => vec![404],
     }
@@ -218,7 +250,8 @@ fn request(headers: &[(String, String)], spell: fn(&str) -> String) -> Request {
 fn event() -> impl Strategy<Value = Value> {
     let files: Vec<Value> = files("events")
         .iter()
-        .map(|file| serde_json::from_slice(&std::fs::read(file).expect("an event")).expect("JSON"))
+        .map(|file| String::from_utf8_lossy(&std::fs::read(file).expect("an event")).into_owned())
+        .map(|event| serde_json::from_str(&event).expect("JSON"))
         .collect();
     let generated = (select(Gateway::ALL.to_vec()), vec(header(), 0..4), spelling())
         .prop_map(|(gateway, headers, spell)| request(&headers, spell).through(gateway).into_event());
@@ -332,6 +365,102 @@ impl Mutation {
                 }
             }
         }
+    }
+}
+
+/// A change to the bytes of an event.
+#[derive(Clone, Debug)]
+enum Edit {
+    /// Inserts within a string, or within the name of a member.
+    InString(Index, &'static [u8]),
+    /// Inserts after a bracket that opens an object: a member, which may be there already.
+    InObject(Index, String),
+    /// Inserts anywhere, which mostly leaves no JSON.
+    Anywhere(Index, &'static [u8]),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let bytes: Vec<&[u8]> = vec![
+        b"\xff",
+        b"\xe9",
+        b"\xc3\x28",
+        b"\xf0\x9f",
+        b"\\ud800",
+        b"\\udc00\\ud800",
+        b"\\ud83d\\ude00",
+        b"\\u0000",
+        b"\\\"",
+        b" ",
+    ];
+    let structure: Vec<&[u8]> = vec![b"\xff", b"\0", b"{", b"}", b"[", b"]", b"\"", b",", b":", b"\\", b"0", b"null"];
+    let name = select(vec![
+        "headers",
+        "multiValueHeaders",
+        "requestContext",
+        "http",
+        "elb",
+        "httpMethod",
+        "method",
+        "path",
+        "rawPath",
+        "version",
+        "cookies",
+        "requestId",
+        "x-session-token",
+        "cookie",
+        "authorization",
+        "origin",
+        "host",
+    ]);
+    let value = select(vec![
+        "null",
+        "7",
+        "-1.5e3",
+        "true",
+        "{}",
+        "[]",
+        "[\"\"]",
+        "\"\"",
+        "\"a\"",
+        "\"2.0\"",
+        "\"DELETE\"",
+        "\"/sessions\"",
+        "\"ory_kratos_session=a\"",
+        "[\"\\ud800\", \"a\"]",
+        "{\"x-session-token\": \"a\"}",
+        "{\"http\": {\"method\": \"DELETE\"}}",
+    ]);
+    prop_oneof![
+        3 => (any::<Index>(), select(bytes)).prop_map(|(place, bytes)| Edit::InString(place, bytes)),
+        3 => (any::<Index>(), name, value)
+            .prop_map(|(place, name, value)| Edit::InObject(place, format!("\"{name}\": {value},"))),
+        1 => (any::<Index>(), select(structure)).prop_map(|(place, bytes)| Edit::Anywhere(place, bytes)),
+    ]
+}
+
+impl Edit {
+    fn apply(self, event: &mut Vec<u8>) {
+        let mut in_strings = Vec::new();
+        let (mut is_in_string, mut is_escaped) = (false, false);
+        for (at, byte) in event.iter().enumerate() {
+            if is_in_string && !is_escaped {
+                in_strings.push(at);
+            }
+            is_in_string ^= *byte == b'"' && !is_escaped;
+            is_escaped = is_in_string && *byte == b'\\' && !is_escaped;
+        }
+        let (place, bytes) = match &self {
+            Self::InString(index, bytes) if !in_strings.is_empty() => (*index.get(&in_strings), *bytes),
+            Self::InObject(index, member) => {
+                let objects: Vec<_> = (1..=event.len()).filter(|end| event[*end - 1] == b'{').collect();
+                if objects.is_empty() {
+                    return;
+                }
+                (*index.get(&objects), member.as_bytes())
+            }
+            Self::InString(index, bytes) | Self::Anywhere(index, bytes) => (index.index(event.len() + 1), *bytes),
+        };
+        event.splice(place..place, bytes.iter().copied());
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use disable_my_other_sessions::http::credentials::{Malformed, Source};
+use disable_my_other_sessions::http::credentials::Malformed;
 use disable_my_other_sessions::http::origin::CsrfViolation;
 use disable_my_other_sessions::http::response::Error;
 use disable_my_other_sessions::rules::evidence::Cause;
@@ -103,7 +103,7 @@ fn each_error() -> Vec<Error> {
     let errors = vec![
         Error::RouteNotFound,
         Error::MethodNotAllowed,
-        Error::MalformedCredentials(Malformed::NotAToken(Source::Cookie)),
+        Error::MalformedCredentials(Malformed::NotAToken("a credential")),
         Error::SessionInactive(Inactive::Unknown),
         Error::CsrfViolation(CsrfViolation::Origin),
         Error::SessionRefreshRequired,
@@ -173,7 +173,10 @@ async fn answers_of_function(debug: bool, page: bool) -> Vec<Given> {
     let call = || delete().token(&caller.token);
     let forged = delete().cookie(&caller.token).header("Origin", "https://evil.example");
     answers.push(("delete", world.send(forged).await));
-    answers.push(("options", sent(delete().method("OPTIONS")).await));
+    let preflight = || delete().method("OPTIONS");
+    for request in [preflight(), preflight().header("Access-Control-Request-Headers", "sentry-trace,x-session-token")] {
+        answers.push(("options", sent(request).await));
+    }
     for request in [delete(), delete().token("not a token"), call().path("/"), call().method("GET")] {
         answers.push(("delete", sent(request).await));
     }

@@ -9,16 +9,39 @@ async fn the_last_path_segment_is_the_route() {
     for gateway in Gateway::ALL {
         let (world, caller) = World::with_others(1).await;
         let request = |path: &str| delete().through(gateway).path(path).token(&caller.token);
-        for path in
-            ["/auth/sessions/", "/auth/sessions/7", "/auth/session", "/auth/Sessions", "/", "", "/sessions2", "*"]
-        {
+        for path in [
+            "/auth/sessions//",
+            "/auth/sessions/7",
+            "/auth/sessions/7/",
+            "/auth/session",
+            "/auth/Sessions",
+            "/auth%2fsessions",
+            "/auth/%73essions",
+            "/auth/sessions%2f",
+            "/auth/sessions;v=1",
+            "/auth/sessions/.",
+            "/",
+            "",
+            "/sessions2",
+            "*",
+        ] {
             world.send(request(path)).await.assert_error(404, "route_not_found", None);
         }
         assert!(world.proxy.seen().is_empty());
-        for (path, count) in
-            [("/sessions", 1), ("/auth/sessions", 0), ("/prod/auth/sessions", 0), ("/a/b/c/sessions", 0)]
+        for (number, path) in [
+            "/sessions",
+            "/auth/sessions",
+            "/auth/sessions/",
+            "/prod/auth/sessions",
+            "/a/b/c/sessions",
+            "//sessions",
+            "/auth/../sessions",
+            "/a%2fb;v=1/sessions",
+        ]
+        .into_iter()
+        .enumerate()
         {
-            world.send(request(path)).await.assert_count(count);
+            world.send(request(path)).await.assert_count(u64::from(number == 0));
         }
     }
 }

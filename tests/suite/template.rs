@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use disable_my_other_sessions::http::origin::AllowedOrigins;
 use serde_json::json;
 
 use crate::support::gateway::GatewayResponse;
-use crate::support::yaml::{entries, resource};
+use crate::support::yaml::{entries, parse, resource};
 use crate::support::{Action, World, delete, gateway, role};
 
 #[tokio::test]
@@ -94,6 +95,53 @@ async fn the_gateways_own_answers_have_the_envelope_and_headers_of_the_functions
         expected.insert(name.to_owned(), value.to_owned());
     }
     assert_eq!(headers_of_all[&true], [expected].into());
+}
+
+#[test]
+fn the_template_accepts_the_origins_with_which_the_function_starts() {
+    let template = parse(include_str!("../../template.yaml"));
+    let pattern = json!({"pattern": template["Parameters"]["AllowedOrigins"]["AllowedPattern"]});
+    let pattern = jsonschema::validator_for(&pattern).expect("a pattern");
+    for list in [
+        "",
+        "https://app.example.com",
+        "https://app.example.com,http://localhost:3000",
+        "https://app.example.com, http://localhost:3000",
+        "https://app.example.com,  capacitor://localhost, tauri://localhost, ionic://localhost",
+        "chrome-extension://aapbbdbdomjkkjkaonfhkkikfgjllcleb",
+        "safari-web-extension://5A6B7C8D-0D3A-4A5B-9C6D-7E8F9A0B1C2D",
+        "http://[::1]:3000",
+        "https://a.example:80",
+        "http://a.example:443",
+    ] {
+        assert!(pattern.is_valid(&json!(list)), "{list}");
+        assert!(AllowedOrigins::parse(list).is_ok(), "{list}");
+    }
+    for list in [
+        "*",
+        "null",
+        "app.example.com",
+        "https://",
+        "https://*.example.com",
+        "https://a.example/",
+        "https://App.example.com",
+        "http://App.example.com",
+        "Capacitor://localhost",
+        "https://a.example:443",
+        "https://b.example, https://a.example:443, https://c.example",
+        "http://a.example:80",
+        "capacitor://localhost/",
+        "https://a.example https://b.example",
+    ] {
+        assert!(!pattern.is_valid(&json!(list)), "{list}");
+        assert!(AllowedOrigins::parse(list).is_err(), "{list}");
+    }
+    // Gateway responses name the first entry as it stands, so nothing may stand before or after it.
+    for list in
+        [" https://a.example", "https://a.example ,https://b.example", "https://a.example,", "https://a.example "]
+    {
+        assert!(!pattern.is_valid(&json!(list)), "{list}");
+    }
 }
 
 /// The function's 503 has the exact count. API Gateway's 504 has none.

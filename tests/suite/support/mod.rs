@@ -31,7 +31,6 @@ use disable_my_other_sessions::config::{Config, Table};
 use disable_my_other_sessions::dynamodb::client::{self, Connections};
 use disable_my_other_sessions::dynamodb::store::Store;
 use disable_my_other_sessions::handler::Handler;
-use disable_my_other_sessions::http::event::Event;
 use disable_my_other_sessions::http::origin::AllowedOrigins;
 use lambda_http::{Context, LambdaEvent, Service};
 use serde_json::Value;
@@ -92,6 +91,11 @@ impl World {
 
     /// Sends the function the event of a gateway, and returns the answer in the same gateway's format.
     pub async fn invoke(&self, event: &Value) -> Value {
+        self.invoke_bytes(event.to_string().as_bytes()).await
+    }
+
+    /// Sends the function the event of a gateway, which need not be UTF-8.
+    pub async fn invoke_bytes(&self, event: &[u8]) -> Value {
         let store =
             Store::new(Connections::new(self.sdk_config.clone(), client::http_client), self.config.table.clone());
         let mut service = Handler::new(self.config.clone(), store, SystemTime::now).into_service();
@@ -99,7 +103,7 @@ impl World {
         context.request_id = runtime::request_id(self.invocations.fetch_add(1, Ordering::Relaxed));
         let deadline = (SystemTime::now() + self.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
         context.deadline = deadline.as_millis().try_into().expect("milliseconds");
-        let event: Event = serde_json::from_value(event.clone()).expect("an event of a gateway");
+        let event = events::read(event).expect("an event of a gateway");
         let answer = service.call(LambdaEvent::new(event, context)).await.expect("an answer");
         serde_json::to_value(answer).expect("JSON")
     }

@@ -25,13 +25,13 @@ use super::{Answer, World};
 /// The binary, waiting for events.
 pub struct Function {
     process: Child,
-    events: mpsc::Sender<Value>,
+    events: mpsc::Sender<Vec<u8>>,
     answers: mpsc::Receiver<Result<Value, Value>>,
 }
 
 /// The events for the binary.
 struct Queue {
-    events: mpsc::Receiver<Value>,
+    events: mpsc::Receiver<Vec<u8>>,
     /// How many the binary has got.
     handed_out: usize,
     /// How long an invocation may take.
@@ -62,6 +62,11 @@ impl Function {
 
     /// Sends the function an event. Returns its answer, or the error that it reports for the invocation.
     pub async fn invoke(&mut self, event: Value) -> Result<Value, Value> {
+        self.invoke_bytes(event.to_string().into_bytes()).await
+    }
+
+    /// Sends the function an event, which need not be UTF-8.
+    pub async fn invoke_bytes(&mut self, event: Vec<u8>) -> Result<Value, Value> {
         self.events.send(event).await.expect("the runtime API to run");
         self.answers.recv().await.expect("the runtime API to run")
     }
@@ -169,7 +174,7 @@ async fn respond(
             .header("lambda-runtime-deadline-ms", deadline.as_millis().to_string())
             .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:f")
             .header("lambda-runtime-trace-id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700")
-            .body(Full::new(Bytes::from(event.to_string())));
+            .body(Full::new(Bytes::from(event)));
         return Ok(response.expect("a response"));
     }
     let body = request.into_body().collect().await?.to_bytes();
