@@ -2,9 +2,10 @@
 
 use disable_my_other_sessions::rules::limits::Limits;
 
+use crate::fault::Fault;
 use crate::function::Sandbox;
-use crate::plan::{Fault, PlannedFault, Step};
-use crate::timing::{Taken, all_right, call, press, quiet};
+use crate::plan::{PlannedFault, Press, Step};
+use crate::timing::{Taken, all_right, call, quiet};
 use crate::world::{World, run_with, with_world};
 
 /// A fault that meets a step from its first request on.
@@ -26,7 +27,7 @@ fn call_with(others: usize, timeout: u64, faults: Vec<PlannedFault>) -> Taken {
     let outcome = run_with(&plan, true, || async move {
         with_world(World::settle_down);
         let mut sandbox = Sandbox::start(0).await;
-        *result = Some(call(&mut sandbox, press(0, timeout)).await);
+        *result = Some(call(&mut sandbox, Press::plain(0, timeout)).await);
     });
     all_right(&outcome);
     taken.expect("a call")
@@ -128,7 +129,7 @@ fn every_call_gets_further_until_one_is_done() {
         let mut sandbox = Sandbox::start(0).await;
         let (mut sum, mut calls) = (0, 0);
         loop {
-            let taken = call(&mut sandbox, press(calls, 2_000)).await;
+            let taken = call(&mut sandbox, Press::plain(calls, 2_000)).await;
             (sum, calls) = (sum + taken.count, calls + 1);
             assert!(taken.count > 0 || taken.status == 200, "{taken:?}");
             if taken.status == 200 {

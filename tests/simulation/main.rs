@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `TRIALS` is the number of trials and `TRIALS_SEED` the seed of the first, the others follow:
-//! `TRIALS=1 TRIALS_SEED=42 cargo test --test simulation trials` repeats number 42.
+//! `TRIALS=1 TRIALS_SEED=42 cargo test --test simulation trials` repeats number 42. With `KINDS=1` a failing trial does not end the
+//! run: each kind of failure is listed with the first trial that has it. `SHRINK=0` shows a failing trial as it is.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -23,28 +24,33 @@
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/answer.rs"]
 mod answer;
+mod answers;
 mod check;
 mod deadlines;
 mod dynamodb;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/events.rs"]
 mod events;
+mod fault;
 mod faults;
 mod function;
 mod history;
 mod network;
+mod people;
 mod plan;
 mod report;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/role.rs"]
 mod role;
 mod shrink;
+mod story;
 mod timing;
 mod world;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/yaml.rs"]
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -72,16 +78,31 @@ fn in_all_trials_what_is_answered_is_true() {
     let trials = variable("TRIALS").unwrap_or(TRIALS);
     let seed = variable("TRIALS_SEED").unwrap_or(20_261_124);
     let begin = Instant::now();
+    let kinds = Mutex::new(BTreeMap::new());
     let report = on_all_cores(seed..seed + trials, |seed| {
         let plan = Plan::of(seed);
         let outcome = world::run(&plan, false);
-        if outcome.wrong.is_empty() { Ok(outcome.report) } else { Err(story(&plan, &outcome.wrong)) }
+        match outcome.wrong.first() {
+            None => Ok(outcome.report),
+            Some(wrong) if variable("KINDS") == Some(1) => {
+                let mut kinds = kinds.lock().expect("no trial to panic");
+                let (times, first, _) = kinds.entry(story::kind(wrong)).or_insert((0, seed, wrong.clone()));
+                (*times, *first) = (*times + 1, seed.min(*first));
+                Ok(outcome.report)
+            }
+            Some(_) => Err(story(&plan, &outcome.wrong)),
+        }
     });
     let seconds = begin.elapsed().as_secs_f64();
     let report = report.unwrap_or_else(|story| panic!("{story}"));
+    let kinds = kinds.into_inner().expect("no trial to panic");
+    for (times, first, wrong) in kinds.values() {
+        println!("{times} times, first in trial {first}: {wrong}");
+    }
     println!("{report}\n{:.0} trials a second, from seed {seed}", trials as f64 / seconds);
     let missing = report.missing();
     println!("never met: {missing:?}");
+    assert!(kinds.is_empty(), "{} kinds of failure", kinds.len());
     assert!(trials < ENOUGH_TRIALS || missing.is_empty(), "never met: {missing:?}");
 }
 
@@ -145,7 +166,7 @@ fn on_all_cores(
 
 /// What was wrong, and what happened in the smallest trial that is still wrong.
 fn story(plan: &Plan, wrong: &[String]) -> String {
-    let smallest = if variable("SHRINK") == Some(0) { plan.clone() } else { shrink::shrink(plan) };
+    let smallest = if variable("SHRINK") == Some(0) { plan.clone() } else { shrink::shrink(plan, &wrong[0]) };
     let outcome = world::run(&smallest, true);
     format!(
         "trial {} fails (repeat it with TRIALS=1 TRIALS_SEED={}):\n  {}\n\nthe smallest trial that still fails:\n  {}\n{smallest}\n\n{}",
@@ -153,6 +174,6 @@ fn story(plan: &Plan, wrong: &[String]) -> String {
         plan.seed,
         wrong.join("\n  "),
         outcome.wrong.join("\n  "),
-        outcome.trace.join("\n"),
+        story::shortened(&outcome.trace).join("\n"),
     )
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use disable_my_other_sessions::rules::schedule::Limits;
 use tokio::time::sleep;
 
 use crate::check::claim;
@@ -22,20 +23,17 @@ const PARTITION: Partition = Partition { rate: 1_000.0, burst: 1_000.0 };
 
 /// A user with so many other sessions on a network without noise.
 pub fn quiet(others: usize, partition: Option<Partition>) -> Plan {
-    let sessions = (0..others).map(|number| PlannedSession { number, kind: Kind::Active });
+    let sessions = (0..others).map(|number| PlannedSession { number, kind: Kind::Active, trouble: None });
     Plan {
         seed: 1,
         service: Behaviour { exact_latency: Some(REQUEST), page_limit: None, partition, lag: Lag::None },
+        limits: Limits::DEPLOYED,
+        intruder: None,
         sessions: sessions.collect(),
         presses: Vec::new(),
         faults: Vec::new(),
         acts: Vec::new(),
     }
-}
-
-/// A call of so many milliseconds until its deadline.
-pub fn press(number: usize, timeout: u64) -> Press {
-    Press { number, pause: 0, meanwhile: None, timeout, gateway: 0, credential: 0, beside: None }
 }
 
 /// What a call has answered, and what it has taken.
@@ -74,7 +72,7 @@ fn a_call_takes_its_round_trips_and_nothing_else() {
             let mut sandbox = Sandbox::start(0).await;
             let opened = || with_world(|world| world.connections.opened);
             assert_eq!(opened(), 2, "the start opens two connections");
-            let taken = call(&mut sandbox, press(0, 29_000)).await;
+            let taken = call(&mut sandbox, Press::plain(0, 29_000)).await;
             assert_eq!((taken.status, taken.count), (200, others as u64));
             assert_eq!(taken.millis, round_trips * REQUEST, "with {others} others");
             // For each batch beyond the first one more.
@@ -90,7 +88,7 @@ fn a_throttling_partition_is_used_well_and_little_is_wasted() {
     let outcome = run_with(&quiet(others, Some(PARTITION)), false, || async move {
         with_world(crate::world::World::settle_down);
         let mut sandbox = Sandbox::start(0).await;
-        let taken = call(&mut sandbox, press(0, 29_000)).await;
+        let taken = call(&mut sandbox, Press::plain(0, 29_000)).await;
         assert_eq!((taken.status, taken.count), (200, others as u64));
         let (throttled, done) = with_world(|world| (world.service.throttled as f64, world.service.carried_out as f64));
         let wasted = throttled / (throttled + done);
@@ -117,7 +115,7 @@ fn a_call_with_too_many_sessions_ends_in_time_with_an_exact_count_and_the_next_g
         let mut sandbox = Sandbox::start(0).await;
         let (mut sum, mut calls) = (0, 0);
         loop {
-            let taken = call(&mut sandbox, press(calls, timeout)).await;
+            let taken = call(&mut sandbox, Press::plain(calls, timeout)).await;
             sum += taken.count;
             calls += 1;
             println!("call {calls}: {taken:?}");
@@ -140,7 +138,7 @@ fn dead_connections_after_a_pause_cost_little() {
             with_world(crate::world::World::settle_down);
             let mut sandbox = Sandbox::start(0).await;
             sleep(Duration::from_secs(400)).await;
-            let dead = Press { meanwhile: Some((death, 1.0)), ..press(0, 29_000) };
+            let dead = Press { meanwhile: Some((death, 1.0)), ..Press::plain(0, 29_000) };
             with_world(|world| world.before(&dead));
             let taken = call(&mut sandbox, dead).await;
             assert_eq!((taken.status, taken.count), (200, 30));

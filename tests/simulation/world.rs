@@ -2,29 +2,34 @@
 //! every event.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use disable_my_other_sessions::rules::schedule::Limits;
+use disable_my_other_sessions::session::Token;
 use fastrand::Rng;
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::answer::Answer;
+use crate::answers::{is_whole, news};
 use crate::check;
-use crate::dynamodb::{Service, TABLE};
+use crate::dynamodb::Service;
 use crate::events::{Gateway, delete};
+use crate::fault::Fault;
 use crate::faults::{self, Request};
 use crate::function::Sandbox;
-use crate::history::{Actor, Call, Item, Look, Moment, News, n, s, text};
+use crate::history::{Actor, Call, Item, Look, Moment, News, Seen, n, s, text};
 use crate::network::{Connection, Connections, Response, Sent, latency};
-use crate::plan::{Act, Deed, Fault, Kind, Plan, Press, Step, Target, When};
-use crate::report::Report;
+use crate::people::beside_the_intruder;
+use crate::plan::{Kind, Oddity, Plan, Press, Step, Target, When};
+use crate::report::{self, Report};
 use crate::role;
-use disable_my_other_sessions::session::Token;
+use crate::story::{self, list};
 
 /// When a trial begins: on 2026-11-24.
 const WALL_CLOCK: Duration = Duration::from_hours(498_750);
@@ -32,6 +37,14 @@ const WALL_CLOCK: Duration = Duration::from_hours(498_750);
 const CALM: u64 = 60_000;
 /// The number of calls in which a user without faults must be done.
 const LAST_CALLS: usize = 4;
+/// The number of calls in which every session that is in no trouble of its own must be revoked.
+const TROUBLED_CALLS: usize = 2;
+/// The last presses of a trial begin with this number, so no planned fault meets them.
+const LAST_PRESSES: usize = 1_000;
+/// More requests than any call needs.
+const MOST_REQUESTS: u32 = 30_000;
+/// Stands for an odd part of an event until the event is text.
+const PLACEHOLDER: &str = "odd-part";
 
 pub const ALICE: &str = "alice";
 pub const BOB: &str = "bob";
@@ -46,9 +59,12 @@ pub struct World {
     pub under_way: usize,
     requests: BTreeMap<usize, Exchange>,
     next_request: usize,
-    hashes: BTreeMap<Target, String>,
-    tokens: BTreeMap<String, String>,
-    done_acts: Vec<bool>,
+    /// Access keys given out so far, and those that have expired.
+    keys: usize,
+    expired_keys: BTreeSet<String>,
+    pub hashes: BTreeMap<Target, String>,
+    pub tokens: BTreeMap<String, String>,
+    pub done_acts: Vec<bool>,
     digest: DefaultHasher,
     trace: Option<Vec<String>>,
     pub report: Report,
@@ -56,6 +72,7 @@ pub struct World {
 }
 
 /// A request, from the function to DynamoDB and back.
+#[derive(Clone)]
 struct Exchange {
     call: Option<usize>,
     operation: String,
@@ -64,8 +81,13 @@ struct Exchange {
     nth: u32,
     fault: Option<Fault>,
     sent: Moment,
+    sent_at: u64,
     /// When it was carried out.
     moment: Moment,
+    /// What the index held then.
+    held: Vec<String>,
+    /// The responses of statements that were carried out before the others.
+    responses: Vec<Value>,
 }
 
 /// What came of a trial.
@@ -201,11 +223,13 @@ async fn trial() {
             let sandbox = second.as_mut().expect("a second sandbox");
             one_call(sandbox, 2 * press.number + 1, by, press).await;
         };
-        tokio::join!(one_call(&mut first, 2 * press.number, Target::Caller, press), beside, others);
+        let calls =
+            async { tokio::join!(one_call(&mut first, 2 * press.number, Target::Caller, press), beside, others) };
+        beside_the_intruder(plan.intruder, calls).await;
         assert!(now() >= begin);
     }
     rest().await;
-    finish(&mut first, &plan).await;
+    finish(&mut first).await;
     with_world(check::the_end);
 }
 
@@ -218,26 +242,27 @@ async fn rest() {
     with_world(|world| world.connections.close_idle());
 }
 
-/// Presses without faults until there is nothing left.
-async fn finish(sandbox: &mut Sandbox, plan: &Plan) {
-    for number in 0..LAST_CALLS {
+/// Presses without faults: until only sessions in trouble are left, and without trouble until there is nothing left.
+async fn finish(sandbox: &mut Sandbox) {
+    let mut numbers = LAST_PRESSES..;
+    let mut press = async || {
         with_world(World::sign_in_if_necessary);
-        let press = Press {
-            number: plan.presses.last().map_or(0, |press| press.number) + 1 + number,
-            pause: 0,
-            meanwhile: None,
-            timeout: 29_000,
-            gateway: 0,
-            credential: 0,
-            beside: None,
-        };
-        let call = 2 * press.number;
-        one_call(sandbox, call, Target::Caller, &press).await;
-        let (status, count) = with_world(|world| check::claim(&world.calls[&call]));
-        if status == 200 && count == 0 {
+        let number = numbers.next().expect("a number");
+        one_call(sandbox, 2 * number, Target::Caller, &Press::plain(number, 29_000)).await;
+        rest().await;
+        with_world(|world| check::claim(&world.calls[&(2 * number)]))
+    };
+    if with_world(|world| !world.service.troubles.is_empty()) {
+        for _ in 0..TROUBLED_CALLS {
+            press().await;
+        }
+        with_world(check::only_trouble_is_left);
+        with_world(|world| world.service.troubles.clear());
+    }
+    for _ in 0..LAST_CALLS {
+        if press().await == (200, 0) {
             return;
         }
-        rest().await;
     }
     with_world(|world| world.wrong.push("calls without faults do not come to an end".to_owned()));
 }
@@ -251,11 +276,32 @@ pub async fn one_call(sandbox: &mut Sandbox, number: usize, by: Target, press: &
         1 => request.cookie(&token),
         _ => request.bearer(&token),
     };
-    let answer = sandbox.invoke(number, &request.into_event(), &lambda_id, Duration::from_millis(press.timeout)).await;
-    with_world(|world| {
-        world.end_call(number, Answer::from_gateway(&answer));
-        check::after_call(world, number);
+    let event = bytes(request, press.oddity);
+    let answer = sandbox.invoke(number, &event, &lambda_id, Duration::from_millis(press.timeout)).await;
+    with_world(|world| match answer {
+        Ok(answer) => {
+            world.end_call(number, Answer::from_gateway(&answer));
+            check::after_call(world, number);
+        }
+        Err(error) => {
+            world.wrong.push(format!("call {number}: an event makes an error of the invocation: {error}"));
+            world.calls.remove(&number);
+        }
     });
+}
+
+/// The event of a request, with something odd in the parts that are not needed.
+fn bytes(request: crate::events::Request, oddity: Oddity) -> Vec<u8> {
+    let odd = match oddity {
+        Oddity::None => return request.into_event().to_string().into_bytes(),
+        Oddity::NotUtf8 => b"\xff\xc3".to_vec(),
+        Oddity::HalfSurrogate => b"\\ud800".to_vec(),
+        Oddity::Body(length) => vec![b'a'; length],
+    };
+    let mut event = request.header("User-Agent", PLACEHOLDER).into_event();
+    event["body"] = json!(PLACEHOLDER);
+    let text = event.to_string();
+    text.split(PLACEHOLDER).map(str::as_bytes).collect::<Vec<_>>().join(&odd[..])
 }
 
 /// Runs something as part of a call, so that its requests are known to be the call's.
@@ -273,6 +319,8 @@ impl World {
             under_way: 0,
             requests: BTreeMap::new(),
             next_request: 0,
+            keys: 0,
+            expired_keys: BTreeSet::new(),
             hashes: BTreeMap::new(),
             tokens: BTreeMap::new(),
             done_acts: vec![false; acts],
@@ -285,10 +333,31 @@ impl World {
     }
 
     /// Writes a line into the trace.
-    fn note(&mut self, line: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!("{:>9} ms  {}", now(), line()));
+    pub fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = format!("{:>9} ms  {}", now(), line(self));
+            self.trace.iter_mut().for_each(|trace| trace.push(line.clone()));
         }
+    }
+
+    /// The name of a session.
+    pub fn name<'a>(&'a self, hash: &'a str) -> &'a str {
+        story::name(&self.service, hash)
+    }
+
+    /// Another access key.
+    pub fn new_key(&mut self) -> String {
+        self.keys += 1;
+        format!("KEY{}", self.keys)
+    }
+
+    /// For how long the process of a call gets no CPU from now on.
+    pub fn stalls(&mut self, call: usize) -> Option<Duration> {
+        let call = self.calls.get_mut(&call)?;
+        let millis = call.stall.take()?;
+        call.stalled += millis;
+        call.stalled_until = now() + millis;
+        Some(Duration::from_millis(millis))
     }
 
     pub fn settle_down(&mut self) {
@@ -311,7 +380,9 @@ impl World {
                 Kind::WithoutStatus => drop(item.remove("status")),
                 Kind::Revoked => drop(item.insert("status".to_owned(), s("revoked"))),
             }
-            self.hashes.insert(Target::Session(planned.number), token_hash(&item));
+            let hash = token_hash(&item);
+            self.service.troubles.extend(planned.trouble.map(|trouble| (hash.clone(), trouble)));
+            self.hashes.insert(Target::Session(planned.number), hash);
             items.push(item);
         }
         for name in ["b0", "b1"] {
@@ -324,7 +395,7 @@ impl World {
     }
 
     /// An active session of Alice's.
-    fn session(&mut self, id: &str, token: &str) -> Item {
+    pub fn session(&mut self, id: &str, token: &str) -> Item {
         let token = format!("token-{token}");
         let hash = Token::parse(token.as_bytes()).expect("a token").hash().as_str().to_owned();
         self.tokens.insert(hash.clone(), token);
@@ -346,7 +417,7 @@ impl World {
         let mut rng = Rng::with_seed(self.plan.seed ^ 0xdead ^ press.number as u64);
         if let Some((death, probability)) = press.meanwhile {
             self.connections.kill(death, probability, &mut rng);
-            self.note(|| format!("network: idle connections are {death:?}, each with probability {probability}"));
+            self.note(|_| format!("network: idle connections are {death:?}, each with probability {probability}"));
         }
         if rng.u8(0..4) > 0 {
             self.sign_in_if_necessary();
@@ -359,7 +430,7 @@ impl World {
         if !caller.is_some_and(|item| check::is_active(item, seconds) && text(item, "user_id") == Some(ALICE)) {
             let name = format!("caller-{}", self.service.moment());
             let item = self.session(&name, &name);
-            self.note(|| format!("application: the user signs in again, {name}"));
+            self.note(|_| format!("application: the user signs in again, {name}"));
             self.hashes.insert(Target::Caller, token_hash(&item));
             self.service.put(&item, now());
         }
@@ -379,7 +450,11 @@ impl World {
             Gateway::Rest | Gateway::Http => gateway_id,
         };
         let moment = self.service.moment();
-        self.note(|| format!("call {number}: begins, with {token}, {} ms left", press.timeout));
+        self.report.tick(press.oddity.name());
+        if self.plan.limits != Limits::DEPLOYED {
+            self.report.tick(report::SMALL_LIMITS);
+        }
+        self.note(|_| format!("call {number}: begins, with {token}, {} ms left", press.timeout));
         let call = Call::new(number, hash, [lambda_id, gateway_id], press.timeout, now(), moment);
         let ids = (token, call.lambda_id.clone(), call.gateway_id.clone());
         self.calls.insert(number, call);
@@ -387,7 +462,7 @@ impl World {
     }
 
     fn end_call(&mut self, number: usize, answer: Answer) {
-        self.note(|| format!("call {number}: answered {} {}", answer.status, answer.body));
+        self.note(|_| format!("call {number}: answered {} {}", answer.status, answer.body));
         (number, answer.status, answer.body.to_string(), now()).hash(&mut self.digest);
         let moment = self.service.moment();
         let call = self.calls.get_mut(&number).expect("a call");
@@ -398,7 +473,7 @@ impl World {
     }
 
     /// Takes a request from the function.
-    pub fn send(&mut self, call: Option<usize>, pool: usize, operation: String, body: Value) -> Sent {
+    pub fn send(&mut self, call: Option<usize>, pool: usize, key: &str, operation: String, body: Value) -> Sent {
         let number = self.next_request;
         self.next_request += 1;
         let sent = self.service.moment();
@@ -408,26 +483,23 @@ impl World {
             *nth += 1;
             *nth - 1
         });
+        assert!(nth < MOST_REQUESTS, "the call does not end");
         if let Some(call) = call.and_then(|call| self.calls.get(&call))
             && call.answer.is_some()
         {
             self.wrong.push(format!("call {}: a request after the answer", call.number));
         }
-        let named = call.or((step == Step::Connect).then_some(0));
-        let fault = named.and_then(|call| self.plan.fault(call, step, nth)).filter(|fault| {
-            // What cannot meet this operation does not.
-            !matches!(fault, Fault::Unprocessed(_)) || operation == "BatchGetItem"
-        });
+        if !role::allows(&operation, &body) {
+            self.wrong.push(format!("the role of template.yaml forbids {operation} {body}"));
+        }
         let connection = self.connections.take(pool);
+        let fault = self.fault(call, step, nth, key, &operation);
         let mut rng = Rng::with_seed(
             self.plan.seed
                 ^ ((call.unwrap_or(99) as u64) << 48 | (step as u64) << 32 | u64::from(nth))
                     .wrapping_mul(0x9e37_79b9_7f4a_7c15),
         );
         let exact = self.plan.service.exact_latency;
-        if !role::allows(&operation, &body) {
-            self.wrong.push(format!("the role of template.yaml forbids {operation} {body}"));
-        }
         let (out, back) = latency(exact, &mut rng);
         let connect = if connection == Connection::Opening && exact.is_none() { 2 * rng.u64(1..4) } else { 0 };
         let out = out
@@ -436,48 +508,100 @@ impl World {
                 _ => 0,
             };
         (now(), &operation, body.to_string(), connection == Connection::Opening).hash(&mut self.digest);
-        let who = call.map_or_else(|| "start".to_owned(), |call| format!("call {call}"));
-        let connection_dead = matches!(connection, Connection::Dead(_));
+        if let Some(call) = call.and_then(|call| self.calls.get_mut(&call)) {
+            let is_dead = matches!(connection, Connection::Dead(_));
+            call.disturbed += u32::from(is_dead || fault.is_some_and(|fault| !fault.is_of_the_index()));
+            call.permanent += u32::from(fault.is_some_and(Fault::is_permanent));
+            call.cut_short += u32::from(fault.is_some_and(Fault::is_permanent));
+            if fault.is_some_and(Fault::is_of_the_signature) {
+                for thing in self.service.all_named(&body).into_iter().chain([operation.clone()]) {
+                    // A batch is as often refused as its sessions.
+                    if operation != "BatchExecuteStatement" || thing != operation {
+                        *call.signature.entry(thing).or_default() += 1;
+                    }
+                }
+            }
+        }
+        self.note(|world| {
+            let who = call.map_or_else(|| "start".to_owned(), |call| format!("call {call}"));
+            let fault = fault.map_or_else(String::new, |fault| format!("  [{fault:?}]"));
+            let on = if connection == Connection::Open { String::new() } else { format!(" on {connection:?}") };
+            format!("{who}: #{number} {step:?} {}{on}{fault}", story::summary(&world.service, &operation, &body))
+        });
+        let refused = fault == Some(Fault::Refused);
+        let closed_early = if let Some(Fault::ClosedThenLate(late)) = fault { Some(late) } else { None };
+        let sent_at = now();
+        let (held, responses) = (Vec::new(), Vec::new());
+        let exchange = Exchange { call, operation, body, step, nth, fault, sent, sent_at, moment: 0, held, responses };
+        self.requests.insert(number, exchange);
+        Sent { number, pool, connection, connect, out, back, refused, closed_early }
+    }
+
+    /// The fault that meets a request.
+    fn fault(&mut self, call: Option<usize>, step: Step, nth: u32, key: &str, operation: &str) -> Option<Fault> {
+        let named = call.or((step == Step::Connect).then_some(0));
+        let fault = named.and_then(|call| self.plan.fault(call, step, nth)).filter(|fault| {
+            // What cannot meet this operation does not.
+            !matches!(fault, Fault::Unprocessed(_)) || operation == "BatchGetItem"
+        });
+        let fault = if self.expired_keys.contains(key) { Some(Fault::KeyExpired) } else { fault };
+        if fault == Some(Fault::KeyExpired) {
+            self.expired_keys.insert(key.to_owned());
+        }
         if let Some(fault) = fault {
             self.report.met(step, fault);
         }
-        if let Some(call) = call.and_then(|call| self.calls.get_mut(&call)) {
-            let fault = fault.filter(|fault| !fault.is_of_the_index());
-            call.disturbed += u32::from(fault.is_some() || connection_dead);
-            call.permanent += u32::from(fault.is_some_and(Fault::is_permanent));
-        }
-        self.note(|| {
-            let fault = fault.map_or_else(String::new, |fault| format!("  [{fault:?}]"));
-            format!("{who}: #{number} {step:?} {} on {connection:?}{fault}", summary(&operation, &body))
-        });
-        let refused = fault == Some(Fault::Refused);
-        self.requests.insert(number, Exchange { call, operation, body, step, nth, fault, sent, moment: 0 });
-        Sent { number, pool, connection, connect, out, back, refused }
+        fault
     }
 
     /// What a request is for.
     fn step(&mut self, call: Option<usize>, operation: &str, body: &Value, moment: Moment) -> Step {
         let Some(call) = call.and_then(|call| self.calls.get_mut(&call)) else { return Step::Connect };
+        if operation == "Query" {
+            user(body).clone_into(&mut call.user);
+        }
         match operation {
             "GetItem" if body["Key"]["token_hash"]["S"] == call.caller.as_str() => Step::Caller,
             "Query" if !body["ExclusiveStartKey"].is_null() => Step::FurtherPage,
             "Query" if call.looks.is_empty() => Step::FirstPage,
             "Query" => Step::LaterLook,
             "BatchExecuteStatement" => {
-                let statements = body["Statements"].as_array();
-                let named = statements.into_iter().flatten().filter_map(|statement| self.service.named(statement));
                 let mut again = false;
-                for hash in named {
-                    if call.unreported.contains(&hash) {
-                        self.wrong.push(format!("call {}: a write without a report is sent again unread", call.number));
-                    }
+                for hash in self.service.all_named(body) {
                     again |= call.written.contains_key(&hash);
+                    if !call.unreported.insert(hash.clone()) {
+                        self.wrong.push(format!("call {}: a session is written again before it was read", call.number));
+                    }
                     call.written.entry(hash).or_insert(moment);
+                }
+                let time_left = (call.begin + call.timeout).saturating_sub(now());
+                if time_left + 1 < call.reserved().iter().sum() {
+                    self.wrong.push(format!("call {}: a write is sent when {time_left} ms are left", call.number));
                 }
                 if again { Step::WriteAgain } else { Step::Write }
             }
             _ => Step::Sessions,
         }
+    }
+
+    /// Carries out the next part of a staggered batch: how long it takes until the next; `None` when only the last part is left.
+    pub fn carry_out_a_part(&mut self, number: usize) -> Option<u64> {
+        let exchange = self.requests.get(&number)?;
+        let Some(Fault::Staggered(seed)) = exchange.fault else { return None };
+        let mut rng = Rng::with_seed(seed ^ exchange.responses.len() as u64);
+        let left = &list(&exchange.body["Statements"])[exchange.responses.len()..];
+        if left.len() < 2 || !exchange.responses.is_empty() && rng.bool() {
+            return None;
+        }
+        let body = json!({"Statements": left[..rng.usize(1..left.len())]});
+        let by = exchange.call.map_or(Actor::Nobody, Actor::Call);
+        let reply = self.service.carry_out("BatchExecuteStatement", &body, by, now());
+        let exchange = self.requests.get_mut(&number)?;
+        exchange.responses.extend_from_slice(list(&reply.body["Responses"]));
+        let (done, all) = (exchange.responses.len(), list(&exchange.body["Statements"]).len());
+        self.note(|_| format!("  dynamodb: #{number} has carried out {done} of {all}"));
+        let most = [30, 400, 2_000][rng.usize(0..3)];
+        (reply.status == 200).then(|| rng.u64(1..most))
     }
 
     /// DynamoDB's end of a request.
@@ -487,20 +611,46 @@ impl World {
             exchange.call,
             |when| matches!(when, When::Before(s, nth) if (s, nth) == (exchange.step, exchange.nth)),
         );
-        let moment = self.service.moment();
+        exchange.moment = self.service.moment();
         let by = exchange.call.map_or(Actor::Nobody, Actor::Call);
-        let request = Request { operation: &exchange.operation, body: &exchange.body, by, now: now() };
+        let mut body = exchange.body.clone();
+        if let Some(statements) = body["Statements"].as_array_mut() {
+            statements.drain(..exchange.responses.len());
+        }
+        let request = Request { operation: &exchange.operation, body: &body, by, now: now() };
         let throttled = self.service.throttled;
-        let call = exchange.call.and_then(|call| self.calls.get_mut(&call));
-        let outcome = faults::carry_out(&mut self.service, &request, exchange.fault, call);
+        let mut call = exchange.call.and_then(|call| self.calls.get_mut(&call));
+        if exchange.step.is_page() && exchange.step != Step::FurtherPage {
+            call.iter_mut().for_each(|call| call.hidden.clear());
+        }
+        let mut outcome = faults::carry_out(&mut self.service, &request, exchange.fault, call);
+        if !exchange.responses.is_empty()
+            && let Some((Response::Answer { body, .. }, _)) = &mut outcome
+        {
+            exchange.responses.extend_from_slice(list(&body["Responses"]));
+            body["Responses"] = json!(exchange.responses);
+        }
+        if exchange.step.is_page() && exchange.step != Step::FurtherPage {
+            exchange.held = self.service.held(user(&exchange.body));
+        }
         if self.service.throttled > throttled
             && let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call))
         {
             call.disturbed += 1;
         }
-        exchange.moment = moment;
-        self.note(|| match &outcome {
-            Some((response, late)) => format!("  dynamodb: #{number} {} late {late}", describe(response)),
+        if exchange.step.is_write() && !self.service.troubles.is_empty() {
+            let named = self.service.all_named(&body);
+            let troubles = named.iter().filter_map(|hash| self.service.troubles.get(hash));
+            troubles.for_each(|trouble| self.report.tick(trouble.name()));
+        }
+        for cell in std::mem::take(&mut self.service.damaged) {
+            self.report.damaged(cell);
+        }
+        self.note(|world| match &outcome {
+            Some((response, late)) => {
+                let late = if *late == 0 { String::new() } else { format!(", {late} ms late") };
+                format!("  dynamodb: #{number} {}{late}", story::describe(&world.service, response))
+            }
             None => format!("  dynamodb: #{number} carried out as the fault says, no answer"),
         });
         let (call, step, nth) = (exchange.call, exchange.step, exchange.nth);
@@ -511,23 +661,27 @@ impl World {
 
     /// The function's end of an answer.
     pub fn arrived(&mut self, number: usize, response: &Response) {
-        let Some(exchange) = self.requests.remove(&number) else { return };
-        self.note(|| format!("  arrives: #{number} {}", describe(response)));
-        (number, now(), describe(response)).hash(&mut self.digest);
-        if let Response::Answer { body, .. } = response {
-            body.to_string().hash(&mut self.digest);
+        let Some(exchange) = self.requests.get(&number).cloned() else { return };
+        self.note(|world| match response {
+            Response::Closed => format!("  arrives: #{number} {}", story::describe(&world.service, response)),
+            _ => format!("  arrives: #{number}"),
+        });
+        (number, now()).hash(&mut self.digest);
+        if let Response::Answer { body, text, .. } = response {
+            (body.to_string(), text).hash(&mut self.digest);
         }
         let moment = self.service.moment();
-        let unreported = sessions_with(&self.service, &exchange, Some(response), is_unreported);
-        let refused = sessions_with(&self.service, &exchange, Some(response), is_refused);
+        let reported = sessions_with(&self.service, &exchange, response, is_reported);
+        let refused = sessions_with(&self.service, &exchange, response, is_refused);
         let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call)) else { return };
-        call.unreported.extend(unreported);
+        call.unreported.retain(|hash| !reported.contains(hash));
         call.refused.extend(refused);
-        let Response::Answer { status: 200, body } = response else {
-            if exchange.step == Step::Sessions {
-                call.failed_reads.push(moment);
+        let body = match response {
+            Response::Answer { status: 200, body, .. } if is_whole(&exchange.operation, &exchange.body, body) => body,
+            _ => {
+                call.failed_reads.extend((exchange.step == Step::Sessions).then_some(moment));
+                return;
             }
-            return;
         };
         let left_out = body["UnprocessedKeys"].as_object().is_some_and(|tables| !tables.is_empty());
         if exchange.step == Step::Sessions && left_out {
@@ -536,113 +690,59 @@ impl World {
         if exchange.step.is_page() {
             call.pages += 1;
             if exchange.step != Step::FurtherPage {
-                call.look = Look { begin: exchange.sent, shows_new: false };
+                call.look = Look {
+                    begin: exchange.sent,
+                    begin_at: exchange.sent_at,
+                    held: exchange.held,
+                    held_at: exchange.moment,
+                    ..Look::default()
+                };
             }
         }
-        for news in news(&self.service, &exchange, body) {
+        if exchange.step == Step::Caller {
+            call.authenticated_at = now();
+        }
+        for news in news(&self.service, &call.user, &exchange.operation, &exchange.body, body) {
             match news {
                 News::Shown(hash) => {
                     call.look.shows_new |= hash != call.caller && !call.shown.contains_key(&hash);
                     call.shown.entry(hash).or_insert(moment);
                 }
                 News::Changed(hash) => drop(call.changed.insert(hash)),
-                News::Read(hash) => {
+                News::Read(hash, seen) => {
                     call.unreported.remove(&hash);
+                    if exchange.step == Step::Sessions {
+                        match seen {
+                            Seen::Live => *call.found_live.entry(hash.clone()).or_default() += 1,
+                            Seen::EndedByOthers => call.trace = Some(now()),
+                            Seen::Done => {}
+                        }
+                    }
                     call.reads.entry(hash).or_default().push(exchange.moment);
                 }
             }
         }
         if exchange.step.is_page() && body["LastEvaluatedKey"].is_null() {
-            call.looks.push(call.look);
+            call.look.hidden.clone_from(&call.hidden);
+            call.looks.push(call.look.clone());
         }
     }
 
     /// The function does not wait for an answer any longer.
     pub fn given_up(&mut self, number: usize) {
-        self.note(|| format!("  given up: #{number}"));
+        self.note(|_| format!("  given up: #{number}"));
         (number, now()).hash(&mut self.digest);
         let moment = self.service.moment();
         let Some(exchange) = self.requests.get(&number) else { return };
-        let unreported = sessions_with(&self.service, exchange, None, is_unreported);
         let Some(call) = exchange.call.and_then(|call| self.calls.get_mut(&call)) else { return };
-        call.unreported.extend(unreported);
-        if exchange.step == Step::Sessions {
-            call.failed_reads.push(moment);
-        }
+        call.failed_reads.extend((exchange.step == Step::Sessions).then_some(moment));
     }
+}
 
-    fn act_at(&mut self, call: Option<usize>, now: impl Fn(When) -> bool) {
-        for place in 0..self.plan.acts.len() {
-            let act = self.plan.acts[place];
-            if Some(act.call) == call && now(act.when) {
-                self.act(place);
-            }
-        }
-    }
-
-    /// Others do something, once.
-    fn act(&mut self, place: usize) {
-        if std::mem::replace(&mut self.done_acts[place], true) {
-            return;
-        }
-        let Act { deed, on, .. } = self.plan.acts[place];
-        let Some(hash) = self.hashes.get(&on).cloned() else { return };
-        let item = self.service.history.item(&hash).cloned();
-        let seconds = epoch_seconds() as u64;
-        let id = item.as_ref().and_then(|item| text(item, "session_id")).unwrap_or("a deleted one").to_owned();
-        self.note(|| format!("application: {deed:?}, session {id}"));
-        self.report.acts += 1;
-        let changed = |name: &str, value: Value| {
-            item.clone().map(|mut item| {
-                item.insert(name.to_owned(), value);
-                item
-            })
-        };
-        let written = match deed {
-            Deed::Create => {
-                let name = format!("new-{place}");
-                Some(self.session(&name, &name))
-            }
-            Deed::Extend => changed("expires_at", n(seconds + 172_800)),
-            Deed::Suspend => changed("status", s("suspended")),
-            Deed::Revoke => changed("status", s("revoked")),
-            Deed::MoveAway => changed("user_id", s(BOB)),
-            Deed::Rotate => item.filter(|item| text(item, "status") == Some("active")).map(|item| {
-                self.service.remove(&hash, now());
-                let fresh = self.session(&id, &format!("{id}-{place}"));
-                let key = fresh["token_hash"].clone();
-                self.hashes.insert(on, token_hash(&fresh));
-                let mut rotated = item;
-                rotated.insert("token_hash".to_owned(), key);
-                rotated
-            }),
-            Deed::Reactivate => {
-                let token = self.tokens[&hash].trim_start_matches("token-").to_owned();
-                Some(self.session(&format!("again-{place}"), &token))
-            }
-            Deed::MoveHere => {
-                let bobs = self.service.history.items().find(|(_, item)| text(item, "user_id") == Some(BOB));
-                bobs.map(|(_, item)| {
-                    let mut item = item.clone();
-                    item.insert("user_id".to_owned(), s(ALICE));
-                    item
-                })
-            }
-            Deed::Delete => {
-                if item.is_some() {
-                    self.service.remove(&hash, now());
-                }
-                None
-            }
-            Deed::Sweep => {
-                self.service.sweep(now());
-                None
-            }
-        };
-        if let Some(item) = written {
-            self.service.put(&item, now());
-        }
-    }
+/// The user whose sessions a page of the index is about.
+fn user(query: &Value) -> &str {
+    let values = query["ExpressionAttributeValues"].as_object().into_iter().flatten();
+    values.filter_map(|(_, value)| value["S"].as_str()).find(|user| [ALICE, BOB].contains(user)).unwrap_or_default()
 }
 
 /// The sessions of a batch for whose response this holds: HTTP status, and DynamoDB's code of the statement or of all; no status
@@ -650,27 +750,33 @@ impl World {
 fn sessions_with(
     service: &Service,
     exchange: &Exchange,
-    response: Option<&Response>,
+    response: &Response,
     holds: fn(Option<u16>, Option<&str>) -> bool,
 ) -> Vec<String> {
-    let statements = exchange.body["Statements"].as_array().cloned().unwrap_or_default();
+    let is_whole = |body| is_whole(&exchange.operation, &exchange.body, body);
     let holds = |place: usize| match response {
-        Some(Response::Answer { status: 200, body }) => match body["Responses"].get(place) {
-            Some(response) => holds(Some(200), response["Error"]["Code"].as_str()),
-            None => holds(None, None),
+        Response::Answer { status: 200, body, .. } if is_whole(body) => match &body["Responses"][place] {
+            response if response["Error"].is_object() => {
+                holds(Some(200), Some(response["Error"]["Code"].as_str().unwrap_or_default()))
+            }
+            response => holds(response["TableName"].is_string().then_some(200), None),
         },
-        Some(Response::Answer { status, body }) => {
+        Response::Answer { status, body, .. } if *status != 200 => {
             holds(Some(*status), body["__type"].as_str().and_then(|kind| kind.rsplit('#').next()))
         }
-        Some(Response::Garbled | Response::Closed) | None => holds(None, None),
+        _ => holds(None, None),
     };
-    let found = statements.iter().enumerate().filter(|(place, _)| holds(*place));
+    let found = list(&exchange.body["Statements"]).iter().enumerate().filter(|(place, _)| holds(*place));
     found.filter_map(|(_, statement)| service.named(statement)).collect()
 }
 
-/// Whether it is unknown what a write has done.
-fn is_unreported(status: Option<u16>, code: Option<&str>) -> bool {
-    status.is_none_or(|status| status >= 500 || code == Some("InternalServerError"))
+/// Whether it is known what a write has done. A request that failed with a code of its own has done nothing.
+fn is_reported(status: Option<u16>, code: Option<&str>) -> bool {
+    match status {
+        Some(200) => code.is_none_or(|code| !faults::is_unclear(code)),
+        Some(status) => status < 500,
+        None => false,
+    }
 }
 
 /// Whether a write cannot succeed, however often it is sent.
@@ -678,55 +784,6 @@ fn is_refused(_: Option<u16>, code: Option<&str>) -> bool {
     code.is_some_and(|code| faults::PERMANENT.contains(&code))
 }
 
-fn token_hash(item: &Item) -> String {
+pub fn token_hash(item: &Item) -> String {
     text(item, "token_hash").expect("a key").to_owned()
-}
-
-/// What an answer lets its reader know.
-fn news(service: &Service, exchange: &Exchange, answer: &Value) -> Vec<News> {
-    let (request, hash) = (&exchange.body, |key: &Value| Some(key["token_hash"]["S"].as_str()?.to_owned()));
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    match exchange.operation.as_str() {
-        "Query" => list(&answer["Items"]).iter().filter_map(|item| hash(item).map(News::Shown)).collect(),
-        "BatchExecuteStatement" => {
-            let statements = list(&request["Statements"]).into_iter().zip(list(&answer["Responses"]));
-            let changed = statements.filter(|(_, response)| response.get("Error").is_none());
-            changed.filter_map(|(statement, _)| service.named(&statement).map(News::Changed)).collect()
-        }
-        "GetItem" if request["ConsistentRead"] == true => hash(&request["Key"]).map(News::Read).into_iter().collect(),
-        "BatchGetItem" if request["RequestItems"][TABLE]["ConsistentRead"] == true => {
-            let unprocessed = list(&answer["UnprocessedKeys"][TABLE]["Keys"]);
-            let keys = list(&request["RequestItems"][TABLE]["Keys"]);
-            keys.iter().filter(|key| !unprocessed.contains(key)).filter_map(|key| hash(key).map(News::Read)).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// A request in one line.
-fn summary(operation: &str, body: &Value) -> String {
-    match operation {
-        "BatchExecuteStatement" => format!("{} statements", body["Statements"].as_array().map_or(0, Vec::len)),
-        "BatchGetItem" => format!("{} keys", body["RequestItems"][TABLE]["Keys"].as_array().map_or(0, Vec::len)),
-        "GetItem" => format!("GetItem {:.8}", body["Key"]["token_hash"]["S"].as_str().unwrap_or_default()),
-        _ => operation.to_owned(),
-    }
-}
-
-/// A response in one line.
-fn describe(response: &Response) -> String {
-    match response {
-        Response::Answer { status, body } => {
-            let entries = body["Items"].as_array().map(|items| format!("{} entries", items.len()));
-            let responses = body["Responses"].as_array().map(|responses| {
-                let errors = responses.iter().filter_map(|response| response["Error"]["Code"].as_str());
-                format!("{} responses, errors {:?}", responses.len(), errors.collect::<Vec<_>>())
-            });
-            let item = body["Item"]["status"]["S"].as_str().map(str::to_owned);
-            let kind = body["__type"].as_str().map(str::to_owned);
-            format!("{status} {}", entries.or(responses).or(item).or(kind).unwrap_or_default())
-        }
-        Response::Garbled => "garbled".to_owned(),
-        Response::Closed => "connection closed".to_owned(),
-    }
 }
