@@ -298,7 +298,9 @@ fn everything_shown_is_done(service: &Service, call: &Call, wrong: &mut Vec<Stri
 fn everything_held_is_done(service: &Service, call: &Call, wrong: &mut Vec<String>) {
     let Some(last) = call.looks.last().filter(|_| claim(call).0 == 200) else { return };
     for hash in last.held.iter().filter(|hash| **hash != call.caller && !last.hidden.contains(*hash)) {
-        let mut since = service.history.during(hash, last.held_at, call.end_moment);
+        // Whoever revives a session after it was revoked does so too late for this call.
+        let from = call.shown.get(hash).map_or(last.held_at, |shown| last.held_at.min(*shown));
+        let mut since = service.history.during(hash, from, call.end_moment);
         if !since.any(|change| is_done(change.item.as_ref(), &call.user)) {
             wrong.push(format!("a 200, and {} is not revoked, which the index held", name(service, hash)));
         }

@@ -27,6 +27,7 @@ mod answer;
 mod answers;
 mod check;
 mod deadlines;
+mod directed;
 mod dynamodb;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/events.rs"]

@@ -450,11 +450,11 @@ fn sessions(rng: &mut Rng) -> Vec<PlannedSession> {
         4 => Kind::WithForeignAttributes,
         _ => Kind::Active,
     };
-    // One session in trouble, or some, or all. Each reads or writes again for seconds, so not too many.
+    // One session in trouble, or some, or all. Each is sent again for seconds, so not too many.
     let share = match rng.u8(0..24) {
         0 => 1.5 / number as f64,
-        1 => 0.5,
-        2 if number < 20 => 1.0,
+        1 if number < 30 => 0.5,
+        2 if number < 30 => 1.0,
         _ => 0.0,
     };
     let trouble = |rng: &mut Rng| {

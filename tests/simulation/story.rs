@@ -1,5 +1,7 @@
 //! What happened in a trial, one line for each event, for a person to read: sessions have names, and requests say what they ask for.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::dynamodb::{Service, TABLE};
@@ -9,7 +11,9 @@ use crate::network::Response;
 /// Above this number of lines, those of a kind that has been told often are left out.
 const LONG: usize = 60;
 /// So often each kind of line is told.
-const OFTEN: usize = 4;
+const OFTEN: usize = 3;
+/// So many words of a line say of what kind it is.
+const WORDS: usize = 5;
 
 /// The name of a session: its first id.
 pub fn name<'a>(service: &'a Service, hash: &'a str) -> &'a str {
@@ -69,11 +73,21 @@ pub fn describe(service: &Service, response: &Response) -> String {
                 let last = if body["LastEvaluatedKey"].is_null() { ", the last page" } else { "" };
                 format!("shows {}{last}", names(service, items.iter().map(key)))
             } else if let Some(responses) = body["Responses"].as_array() {
-                let codes = responses.iter().map(|one| match &one["Error"] {
-                    Value::Null => "changed",
-                    error => error["Code"].as_str().unwrap_or("no code"),
-                });
-                codes.collect::<Vec<_>>().join(" ")
+                let mut codes = Vec::<(&str, usize)>::new();
+                for response in responses {
+                    let code = match &response["Error"] {
+                        Value::Null => "changed",
+                        error => error["Code"].as_str().unwrap_or("no code"),
+                    };
+                    match codes.last_mut().filter(|(last, _)| *last == code) {
+                        Some((_, times)) => *times += 1,
+                        None => codes.push((code, 1)),
+                    }
+                }
+                let codes = codes
+                    .iter()
+                    .map(|(code, times)| if *times == 1 { (*code).to_owned() } else { format!("{times} {code}") });
+                codes.collect::<Vec<_>>().join(", ")
             } else if let Some(items) = body["Responses"][TABLE].as_array() {
                 let unprocessed = list(&body["UnprocessedKeys"][TABLE]["Keys"]).len();
                 let items = items.iter().map(item).collect::<Vec<_>>().join(", ");
@@ -96,19 +110,21 @@ pub fn kind(text: &str) -> String {
     text.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
-/// The lines, or those that say something new if there are many.
+/// The lines, or those that say something new if there are many. Lines are of one kind if they begin alike.
 pub fn shortened(lines: &[String]) -> Vec<String> {
-    let mut told = std::collections::BTreeMap::<String, usize>::new();
+    let mut told = BTreeMap::<String, usize>::new();
     let (mut kept, mut left_out) = (Vec::new(), 0);
     for line in lines {
-        let times = told.entry(kind(line)).or_default();
+        let beginning: String = kind(line).split_whitespace().take(WORDS).collect();
+        let times = told.entry(beginning).or_default();
         *times += 1;
-        if lines.len() > LONG && *times > OFTEN {
+        if lines.len() > LONG && *times > OFTEN && !line.contains("answered") {
             left_out += 1;
             continue;
         }
-        if std::mem::take(&mut left_out) > 0 {
-            kept.push("             …".to_owned());
+        if left_out > 0 {
+            kept.push(format!("{:>16}{left_out} lines like these", ""));
+            left_out = 0;
         }
         kept.push(line.clone());
     }
