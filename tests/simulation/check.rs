@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::dynamodb::Service;
 use crate::history::{Actor, Call, Item, Moment, is_done, s, text};
 use crate::plan::Step;
-use crate::report;
+use crate::report::Other;
 use crate::story::name;
 use crate::world::{ALICE, World, epoch_seconds_at};
 
@@ -51,11 +51,11 @@ pub fn after_call(world: &mut World, number: usize) {
     requests_are_bounded(world, call, &mut wrong);
     if claim(call).0 == 200 {
         let was = [
-            (call.trace.is_some(), report::TRACE),
-            (!call.found_live.is_empty(), report::LIVE_AGAIN),
-            (!call.signature.is_empty(), report::SIGNED_AGAIN),
+            (call.trace.is_some(), Other::SucceedsAfterOthersEndedASession),
+            (!call.found_live.is_empty(), Other::SucceedsAfterASessionWasFoundLive),
+            (!call.signature.is_empty(), Other::SucceedsAfterErrorsOfSignature),
         ];
-        was.into_iter().filter(|(was, _)| *was).for_each(|(_, name)| world.report.tick(name));
+        was.into_iter().filter(|(was, _)| *was).for_each(|(_, other)| world.report.tick("call", other));
     }
     world.report.calls += 1;
     world.report.uncounted += uncounted;
@@ -75,7 +75,7 @@ pub fn only_trouble_is_left(world: &mut World) {
         let wrong = format!("calls do not get beyond the sessions in trouble: {} not revoked", left.join(" "));
         world.wrong.push(wrong);
     } else if claim(last).0 != 200 {
-        world.report.tick(report::TROUBLED);
+        world.report.tick("call", Other::FailsAndOnlyTroubleIsLeft);
     }
 }
 

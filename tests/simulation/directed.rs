@@ -5,7 +5,6 @@ use disable_my_other_sessions::rules::schedule::Limits;
 
 use crate::answers::CELLS;
 use crate::fault::Fault;
-use crate::history::Actor;
 use crate::plan::{Act, Deed, Intruder, Lag, Oddity, Plan, PlannedFault, Press, Step, Target, Trouble, When};
 use crate::timing::{Taken, always, calls, calls_then, first, quiet};
 use crate::world::with_world;
@@ -179,16 +178,13 @@ fn what_a_statement_with_an_unknown_code_has_done_is_read() {
 }
 
 #[test]
-fn one_session_in_conflict_does_not_slow_down_the_others() {
-    let plan = in_trouble(2_000, Trouble::Conflict, |session| session == 0);
+fn a_few_sessions_in_conflict_do_not_slow_down_the_others() {
+    let plan = in_trouble(2_000, Trouble::Conflict, |session| session % 250 == 0);
     calls_then(&plan, &[Press::plain(0, 29_000)], || {
         with_world(|world| {
             let by_call = world.service.history.changes_of(0).map(|(_, _, change)| change.at);
             let last = by_call.max().expect("changes") - world.calls[&0].begin;
-            assert_eq!(
-                world.service.history.changes_of(0).filter(|(.., change)| change.by == Actor::Call(0)).count(),
-                1_999
-            );
+            assert_eq!(world.service.history.changes_of(0).count(), 2_000 - 8);
             assert!(last < 200, "the last of them after {last} ms");
         });
     });

@@ -35,7 +35,7 @@ impl World {
             Deed::Stall(_) => format!("call {call}: {deed:?}"),
             _ => format!("application: {deed:?}, session {}", world.name(&hash)),
         });
-        self.report.tick(deed.name());
+        self.report.tick("deed", deed);
         let changed = |name: &str, value: Value| {
             item.clone().map(|mut item| {
                 item.insert(name.to_owned(), value);
@@ -133,7 +133,7 @@ pub async fn beside_the_intruder<T>(intruder: Option<Intruder>, something: impl 
             with_world(|world| {
                 let name = format!("i{}", world.service.moment());
                 world.rotate(Target::Session(intruder.session), &name, intruder.deletes);
-                world.report.tick(Intruder::NAMES[usize::from(intruder.deletes)]);
+                world.report.tick("intruder deletes", intruder.deletes);
             });
             sleep(Duration::from_millis(intruder.period)).await;
         }

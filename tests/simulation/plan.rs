@@ -80,21 +80,6 @@ pub enum Trouble {
     UnknownAfter,
 }
 
-impl Trouble {
-    pub const NAMES: [&str; 5] =
-        ["session: refused", "session: conflict", "session: throttled", "session: unknown", "session: unknown after"];
-
-    pub fn name(self) -> &'static str {
-        Self::NAMES[match self {
-            Self::Refused(_) => 0,
-            Self::Conflict => 1,
-            Self::Throttled => 2,
-            Self::Unknown => 3,
-            Self::UnknownAfter => 4,
-        }]
-    }
-}
-
 /// Somebody who holds one of the user's sessions, and makes the application rotate it in a loop while a call is made. A rotation
 /// is one transaction: the old session ends, and a new one with another token begins.
 #[derive(Clone, Copy, Debug)]
@@ -107,10 +92,6 @@ pub struct Intruder {
     pub phase: u64,
     /// Whether the application deletes the old session. Otherwise it revokes it, without a `revocation_id`.
     pub deletes: bool,
-}
-
-impl Intruder {
-    pub const NAMES: [&str; 2] = ["intruder: old sessions are revoked", "intruder: old sessions are deleted"];
 }
 
 /// The state in which a session of the caller's user begins.
@@ -167,19 +148,6 @@ pub enum Oddity {
     HalfSurrogate,
     /// A body of this many bytes.
     Body(usize),
-}
-
-impl Oddity {
-    pub const NAMES: [&str; 4] = ["event: plain", "event: not UTF-8", "event: half a surrogate", "event: large body"];
-
-    pub fn name(self) -> &'static str {
-        Self::NAMES[match self {
-            Self::None => 0,
-            Self::NotUtf8 => 1,
-            Self::HalfSurrogate => 2,
-            Self::Body(_) => 3,
-        }]
-    }
 }
 
 /// A second press of the button.
@@ -320,40 +288,6 @@ pub enum Deed {
     Stall(u64),
 }
 
-impl Deed {
-    pub const NAMES: [&str; 12] = [
-        "deed: create",
-        "deed: extend",
-        "deed: rotate",
-        "deed: reactivate",
-        "deed: move away",
-        "deed: move here",
-        "deed: delete",
-        "deed: revoke",
-        "deed: suspend",
-        "deed: expire",
-        "deed: sweep",
-        "deed: stall",
-    ];
-
-    pub fn name(self) -> &'static str {
-        Self::NAMES[match self {
-            Self::Create => 0,
-            Self::Extend => 1,
-            Self::Rotate => 2,
-            Self::Reactivate => 3,
-            Self::MoveAway => 4,
-            Self::MoveHere => 5,
-            Self::Delete => 6,
-            Self::Revoke => 7,
-            Self::Suspend => 8,
-            Self::ExpireIn(_) => 9,
-            Self::Sweep => 10,
-            Self::Stall(_) => 11,
-        }]
-    }
-}
-
 impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
@@ -457,15 +391,7 @@ fn sessions(rng: &mut Rng) -> Vec<PlannedSession> {
         2 if number < 30 => 1.0,
         _ => 0.0,
     };
-    let trouble = |rng: &mut Rng| {
-        (rng.f64() < share).then(|| match rng.u8(0..6) {
-            0 => Trouble::Conflict,
-            1 => Trouble::Throttled,
-            2 => Trouble::Unknown,
-            3 => Trouble::UnknownAfter,
-            _ => Trouble::Refused(rng.u8(0..3)),
-        })
-    };
+    let trouble = |rng: &mut Rng| (rng.f64() < share).then(|| one_of(rng, troubles));
     (0..number).map(|number| PlannedSession { number, kind: kind(rng), trouble: trouble(rng) }).collect()
 }
 
@@ -516,12 +442,7 @@ fn presses(rng: &mut Rng, sessions: usize) -> Vec<Press> {
             _ => 29_000,
         },
         gateway: rng.u8(0..4),
-        oddity: match rng.u8(0..40) {
-            0 => Oddity::NotUtf8,
-            1 => Oddity::HalfSurrogate,
-            2 => Oddity::Body(rng.usize(1..20_000)),
-            _ => Oddity::None,
-        },
+        oddity: if rng.u8(0..10) == 0 { one_of(rng, oddities) } else { Oddity::None },
         credential: rng.u8(0..3),
         beside: (rng.u8(0..4) == 0).then(|| Beside {
             after: rng.u64(0..40),
@@ -573,22 +494,7 @@ fn draw_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Act>) {
             1 => When::Before(step, nth),
             _ => When::Behind(step, nth),
         };
-        let deed = [
-            Deed::Create,
-            Deed::Extend,
-            Deed::Rotate,
-            Deed::Reactivate,
-            Deed::Reactivate,
-            Deed::MoveAway,
-            Deed::MoveAway,
-            Deed::MoveHere,
-            Deed::Delete,
-            Deed::Revoke,
-            Deed::Suspend,
-            Deed::Sweep,
-            Deed::ExpireIn(rng.u64(0..60)),
-            stall(rng),
-        ][rng.usize(0..14)];
+        let deed = one_of(rng, deeds);
         let on =
             if sessions == 0 || rng.u8(0..24) == 0 { Target::Caller } else { Target::Session(rng.usize(0..sessions)) };
         acts.push(Act { call, when, deed, on });
@@ -612,7 +518,37 @@ fn draw_busy_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Ac
     }
 }
 
-fn stall(rng: &mut Rng) -> Deed {
+/// One of several, all of them as likely.
+fn one_of<T: Copy, const N: usize>(rng: &mut Rng, all: fn(&mut Rng) -> [T; N]) -> T {
+    let all = all(rng);
+    all[rng.usize(0..N)]
+}
+
+pub fn troubles(rng: &mut Rng) -> [Trouble; 6] {
+    let refused = Trouble::Refused(rng.u8(0..3));
+    [refused, refused, Trouble::Conflict, Trouble::Throttled, Trouble::Unknown, Trouble::UnknownAfter]
+}
+
+pub fn oddities(rng: &mut Rng) -> [Oddity; 4] {
+    [Oddity::None, Oddity::NotUtf8, Oddity::HalfSurrogate, Oddity::Body(rng.usize(1..20_000))]
+}
+
+pub fn deeds(rng: &mut Rng) -> [Deed; 14] {
     let most = [100, 2_000, 30_000][rng.usize(0..3)];
-    Deed::Stall(rng.u64(1..most))
+    [
+        Deed::Create,
+        Deed::Extend,
+        Deed::Rotate,
+        Deed::Reactivate,
+        Deed::Reactivate,
+        Deed::MoveAway,
+        Deed::MoveAway,
+        Deed::MoveHere,
+        Deed::Delete,
+        Deed::Revoke,
+        Deed::Suspend,
+        Deed::Sweep,
+        Deed::ExpireIn(rng.u64(0..60)),
+        Deed::Stall(rng.u64(1..most)),
+    ]
 }

@@ -1,11 +1,13 @@
 //! What trials have met and done, summed up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use fastrand::Rng;
 
 use crate::answers::CELLS;
 use crate::fault::Fault;
-use crate::plan::{Deed, Intruder, Oddity, Step, Trouble};
+use crate::plan::{Step, deeds, oddities, troubles};
 
 const STEPS: usize = Step::ALL.len();
 const FAULTS: usize = Fault::NAMES.len();
@@ -32,23 +34,44 @@ pub struct Report {
     /// How often each damage was done to an answer.
     damaged: BTreeMap<usize, u64>,
     /// How often other things have happened.
-    ticks: BTreeMap<&'static str, u64>,
+    ticks: BTreeMap<String, u64>,
 }
 
-/// Other things that must happen.
-pub const SMALL_LIMITS: &str = "call: small limits";
-pub const TRACE: &str = "call: 200 after a session was ended by others";
-pub const LIVE_AGAIN: &str = "call: 200 after a session was found live";
-pub const SIGNED_AGAIN: &str = "call: 200 after errors of signature";
-pub const TROUBLED: &str = "call: 500 or 503, and every other session is revoked";
-const OTHERS: [&str; 5] = [SMALL_LIMITS, TRACE, LIVE_AGAIN, SIGNED_AGAIN, TROUBLED];
-
-fn all_ticks() -> impl Iterator<Item = &'static str> {
-    let people = Deed::NAMES.into_iter().chain(Intruder::NAMES);
-    people.chain(Trouble::NAMES).chain(Oddity::NAMES).chain(OTHERS)
+/// What must happen to some calls.
+#[derive(Clone, Copy, Debug)]
+pub enum Other {
+    HasSmallLimits,
+    SucceedsAfterOthersEndedASession,
+    SucceedsAfterASessionWasFoundLive,
+    SucceedsAfterErrorsOfSignature,
+    FailsAndOnlyTroubleIsLeft,
 }
+
+const OTHERS: [Other; 5] = [
+    Other::HasSmallLimits,
+    Other::SucceedsAfterOthersEndedASession,
+    Other::SucceedsAfterASessionWasFoundLive,
+    Other::SucceedsAfterErrorsOfSignature,
+    Other::FailsAndOnlyTroubleIsLeft,
+];
 
 const STATUSES: [u64; 4] = [200, 401, 500, 503];
+
+/// The name of something that happens: the name of its kind, without what is in it.
+fn name(of: &str, what: impl fmt::Debug) -> String {
+    let what = format!("{what:?}");
+    format!("{of}: {}", what.split('(').next().unwrap_or_default())
+}
+
+fn all_ticks() -> impl Iterator<Item = String> {
+    let rng = &mut Rng::with_seed(0);
+    let events = oddities(rng).map(|oddity| name("event", oddity)).into_iter();
+    let sessions = troubles(rng).map(|trouble| name("session", trouble)).into_iter();
+    let deeds = deeds(rng).map(|deed| name("deed", deed)).into_iter();
+    let rotations = [true, false].map(|deletes| name("intruder deletes", deletes)).into_iter();
+    let all = events.chain(sessions).chain(deeds).chain(rotations).chain(OTHERS.map(|other| name("call", other)));
+    all.collect::<BTreeSet<_>>().into_iter()
+}
 
 impl Report {
     pub fn met(&mut self, step: Step, fault: Fault) {
@@ -59,8 +82,8 @@ impl Report {
         *self.damaged.entry(cell).or_default() += 1;
     }
 
-    pub fn tick(&mut self, name: &'static str) {
-        *self.ticks.entry(name).or_default() += 1;
+    pub fn tick(&mut self, of: &str, what: impl fmt::Debug) {
+        *self.ticks.entry(name(of, what)).or_default() += 1;
     }
 
     pub fn answered(&mut self, status: u64, disturbed: bool) {
@@ -86,7 +109,7 @@ impl Report {
             *self.damaged.entry(*cell).or_default() += more;
         }
         for (name, more) in &other.ticks {
-            *self.ticks.entry(name).or_default() += more;
+            *self.ticks.entry(name.clone()).or_default() += more;
         }
         for (sum, more) in self.met.iter_mut().flatten().zip(other.met.iter().flatten()) {
             *sum += more;
@@ -100,7 +123,7 @@ impl Report {
             pairs.filter(|(kind, step)| Fault::can_meet(*kind, *step) && self.met[*kind][*step as usize] == 0);
         let missing = missing.map(|(kind, step)| format!("{} at {step:?}", Fault::NAMES[kind]));
         let undamaged = CELLS.iter().enumerate().filter(|(cell, _)| !self.damaged.contains_key(cell));
-        let never = all_ticks().filter(|name| !self.ticks.contains_key(name)).map(str::to_owned);
+        let never = all_ticks().filter(|name| !self.ticks.contains_key(name));
         missing.chain(undamaged.map(|(_, cell)| cell.name())).chain(never).collect()
     }
 }
@@ -119,7 +142,7 @@ impl fmt::Display for Report {
             writeln!(f, "{status}: {all} answers, {disturbed} of them with faults")?;
         }
         for name in all_ticks() {
-            writeln!(f, "{:>7} {name}", self.ticks.get(name).unwrap_or(&0))?;
+            writeln!(f, "{:>7} {name}", self.ticks.get(&name).unwrap_or(&0))?;
         }
         let rarest = (0..CELLS.len()).min_by_key(|cell| self.damaged.get(cell));
         let rarest = rarest.map(|cell| (self.damaged.get(&cell).unwrap_or(&0), CELLS[cell].name()));

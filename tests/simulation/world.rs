@@ -27,7 +27,7 @@ use crate::history::{Actor, Call, Item, Look, Moment, News, Seen, n, s, text};
 use crate::network::{Connection, Connections, Response, Sent, latency};
 use crate::people::beside_the_intruder;
 use crate::plan::{Kind, Oddity, Plan, Press, Step, Target, When};
-use crate::report::{self, Report};
+use crate::report::{Other, Report};
 use crate::role;
 use crate::story::{self, list};
 
@@ -451,9 +451,9 @@ impl World {
             Gateway::Rest | Gateway::Http => gateway_id,
         };
         let moment = self.service.moment();
-        self.report.tick(press.oddity.name());
+        self.report.tick("event", press.oddity);
         if self.plan.limits != Limits::DEPLOYED {
-            self.report.tick(report::SMALL_LIMITS);
+            self.report.tick("call", Other::HasSmallLimits);
         }
         self.note(|_| format!("call {number}: begins, with {token}, {} ms left", press.timeout));
         let call = Call::new(number, hash, [lambda_id, gateway_id], press.timeout, now(), moment);
@@ -614,11 +614,10 @@ impl World {
         );
         exchange.moment = self.service.moment();
         let by = exchange.call.map_or(Actor::Nobody, Actor::Call);
-        let mut body = exchange.body.clone();
-        if let Some(statements) = body["Statements"].as_array_mut() {
-            statements.drain(..exchange.responses.len());
-        }
-        let request = Request { operation: &exchange.operation, body: &body, by, now: now() };
+        let done = exchange.responses.len();
+        let left = (done > 0).then(|| json!({"Statements": list(&exchange.body["Statements"])[done..]}));
+        let body = left.as_ref().unwrap_or(&exchange.body);
+        let request = Request { operation: &exchange.operation, body, by, now: now() };
         let throttled = self.service.throttled;
         let mut call = exchange.call.and_then(|call| self.calls.get_mut(&call));
         if exchange.step.is_page() && exchange.step != Step::FurtherPage {
@@ -640,9 +639,9 @@ impl World {
             call.disturbed += 1;
         }
         if exchange.step.is_write() && !self.service.troubles.is_empty() {
-            let named = self.service.all_named(&body);
+            let named = self.service.all_named(body);
             let troubles = named.iter().filter_map(|hash| self.service.troubles.get(hash));
-            troubles.for_each(|trouble| self.report.tick(trouble.name()));
+            troubles.for_each(|trouble| self.report.tick("session", trouble));
         }
         for cell in std::mem::take(&mut self.service.damaged) {
             self.report.damaged(cell);
@@ -662,7 +661,10 @@ impl World {
 
     /// The function's end of an answer.
     pub fn arrived(&mut self, number: usize, response: &Response) {
-        let Some(exchange) = self.requests.get(&number).cloned() else { return };
+        let closed_early =
+            matches!(self.requests.get(&number), Some(Exchange { fault: Some(Fault::ClosedThenLate(_)), .. }));
+        let exchange = if closed_early { self.requests.get(&number).cloned() } else { self.requests.remove(&number) };
+        let Some(exchange) = exchange else { return };
         self.note(|world| match response {
             Response::Closed => format!("  arrives: #{number} {}", story::describe(&world.service, response)),
             _ => format!("  arrives: #{number}"),
