@@ -185,6 +185,8 @@ fn status_is_right(world: &World, call: &Call, wrong: &mut Vec<String>) {
         503 if call.refused.iter().any(is_live) => wrong.push("503, though calling again cannot help".to_owned()),
         500 if call.permanent > 0 || at_fault || is_unsigned(world, call) => {}
         503 if !has_time(world, call) || at_fault || call.permanent > 0 || world.plan.intruder.is_some() => {}
+        500 | 503 if call.disturbed == 0 => wrong.push(format!("{status} without any fault")),
+        500 | 503 if !call.signature.is_empty() => wrong.push(format!("{status}, though errors of signature pass")),
         500 | 503 => wrong.push(format!("{status}, though only {} requests had a fault", call.disturbed)),
         _ => wrong.push(format!("{status} is no answer")),
     }
