@@ -18,7 +18,7 @@ fn with_faults(others: usize, faults: Vec<PlannedFault>) -> Plan {
 }
 
 fn with_acts(others: usize, acts: impl IntoIterator<Item = (When, Deed, Target)>) -> Plan {
-    let acts = acts.into_iter().map(|(when, deed, on)| Act { call: 0, when, deed, on });
+    let acts = acts.into_iter().enumerate().map(|(number, (when, deed, on))| Act { number, call: 0, when, deed, on });
     Plan { acts: acts.collect(), ..quiet(others, None) }
 }
 

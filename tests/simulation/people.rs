@@ -28,7 +28,7 @@ impl World {
         if std::mem::replace(&mut self.done_acts[place], true) {
             return;
         }
-        let Act { deed, on, call, .. } = self.plan.acts[place];
+        let Act { number, deed, on, call, .. } = self.plan.acts[place];
         let Some(hash) = self.hashes.get(&on).cloned() else { return };
         let item = self.service.history.item(&hash).cloned();
         self.note(|world| match deed {
@@ -44,7 +44,7 @@ impl World {
         };
         let written = match deed {
             Deed::Create => {
-                let name = format!("new-{place}");
+                let name = format!("new-{number}");
                 Some(self.session(&name, &name))
             }
             Deed::Extend => changed("expires_at", n(epoch_seconds() as u64 + 172_800)),
@@ -56,12 +56,12 @@ impl World {
             Deed::Revoke => changed("status", s("revoked")),
             Deed::MoveAway => changed("user_id", s(BOB)),
             Deed::Rotate => {
-                self.rotate(on, &format!("r{place}"), true);
+                self.rotate(on, &format!("r{number}"), true);
                 None
             }
             Deed::Reactivate => {
                 let token = self.tokens[&hash].trim_start_matches("token-").to_owned();
-                Some(self.session(&format!("again-{place}"), &token))
+                Some(self.session(&format!("again-{number}"), &token))
             }
             Deed::MoveHere => {
                 let bobs = self.service.history.items().find(|(_, item)| text(item, "user_id") == Some(BOB));

@@ -236,6 +236,8 @@ impl Step {
 /// Something that others do.
 #[derive(Clone, Copy, Debug)]
 pub struct Act {
+    /// Part of the name of what it makes.
+    pub number: usize,
     /// The call during which it happens.
     pub call: usize,
     pub when: When,
@@ -342,14 +344,14 @@ impl Plan {
         }
     }
 
-    /// The fault that meets this request.
-    pub fn fault(&self, call: usize, step: Step, nth: u32) -> Option<Fault> {
-        let meets = |planned: &&PlannedFault| {
+    /// The place of the fault that meets this request.
+    pub fn fault(&self, call: usize, step: Step, nth: u32) -> Option<usize> {
+        let meets = |planned: &PlannedFault| {
             planned.call == call
                 && planned.step == step
                 && (planned.nth == nth || planned.onwards && planned.nth <= nth)
         };
-        self.faults.iter().find(meets).map(|planned| planned.fault)
+        self.faults.iter().position(meets)
     }
 }
 
@@ -497,7 +499,7 @@ fn draw_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Act>) {
         let deed = one_of(rng, deeds);
         let on =
             if sessions == 0 || rng.u8(0..24) == 0 { Target::Caller } else { Target::Session(rng.usize(0..sessions)) };
-        acts.push(Act { call, when, deed, on });
+        acts.push(Act { number: acts.len(), call, when, deed, on });
     }
 }
 
@@ -505,7 +507,13 @@ fn draw_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Act>) {
 fn draw_busy_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Act>) {
     if rng.u8(0..4) == 0 {
         let expires = Deed::ExpireIn(rng.u64(0..12));
-        acts.push(Act { call, when: When::Before(Step::Caller, 0), deed: expires, on: Target::Caller });
+        acts.push(Act {
+            number: acts.len(),
+            call,
+            when: When::Before(Step::Caller, 0),
+            deed: expires,
+            on: Target::Caller,
+        });
     }
     // Few sessions, so that much happens to each.
     let few = sessions.min(4);
@@ -513,7 +521,7 @@ fn draw_busy_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Ac
         for nth in 0..8 {
             let deed = [Deed::Revoke, Deed::Delete, Deed::Reactivate, Deed::Reactivate, Deed::Rotate][rng.usize(0..5)];
             let when = if rng.bool() { When::Before(step, nth) } else { When::Behind(step, nth) };
-            acts.push(Act { call, when, deed, on: Target::Session(rng.usize(0..few)) });
+            acts.push(Act { number: acts.len(), call, when, deed, on: Target::Session(rng.usize(0..few)) });
         }
     }
 }

@@ -18,6 +18,10 @@ pub fn shrink(plan: &Plan, wrong: &str) -> Plan {
     let same = |plan: &Plan| run(plan, false).wrong.iter().any(|other| self::kind(other) == self::kind(wrong));
     let mut fails = |plan: &Plan| begin.elapsed() < MOST_TIME && same(plan);
     let mut plan = plan.clone();
+    let used = run(&plan, false).used;
+    if fails(&used) {
+        plan = used;
+    }
     loop {
         let before = size(&plan);
         without(&mut plan, &mut fails, |plan| &mut plan.presses);

@@ -65,6 +65,7 @@ pub struct World {
     pub hashes: BTreeMap<Target, String>,
     pub tokens: BTreeMap<String, String>,
     pub done_acts: Vec<bool>,
+    met_faults: Vec<bool>,
     digest: DefaultHasher,
     trace: Option<Vec<String>>,
     pub report: Report,
@@ -100,6 +101,8 @@ pub struct Outcome {
     /// The same for two runs if all events were the same.
     pub digest: u64,
     pub report: Report,
+    /// The plan without faults that have met nothing and acts that were not done.
+    pub used: Plan,
 }
 
 thread_local! {
@@ -185,7 +188,12 @@ pub fn run_with<F: Future<Output = ()>>(plan: &Plan, traced: bool, people: impl 
     }
     world.report.trials += 1;
     world.report.throttled += world.service.throttled;
+    let mut used = world.plan;
+    let (mut met, mut done) = (world.met_faults.iter(), world.done_acts.iter());
+    used.faults.retain(|_| met.next() == Some(&true));
+    used.acts.retain(|_| done.next() == Some(&true));
     Outcome {
+        used,
         wrong: world.wrong,
         trace: world.trace.unwrap_or_default(),
         digest: world.digest.finish(),
@@ -312,7 +320,7 @@ pub async fn as_call<T>(number: usize, future: impl Future<Output = T>) -> T {
 
 impl World {
     fn new(plan: Plan, traced: bool) -> Self {
-        let acts = plan.acts.len();
+        let (acts, faults) = (plan.acts.len(), plan.faults.len());
         Self {
             service: Service::new(plan.seed, plan.service),
             connections: Connections::default(),
@@ -325,6 +333,7 @@ impl World {
             hashes: BTreeMap::new(),
             tokens: BTreeMap::new(),
             done_acts: vec![false; acts],
+            met_faults: vec![false; faults],
             digest: DefaultHasher::new(),
             trace: traced.then(Vec::new),
             report: Report::default(),
@@ -541,7 +550,9 @@ impl World {
     /// The fault that meets a request.
     fn fault(&mut self, call: Option<usize>, step: Step, nth: u32, key: &str, operation: &str) -> Option<Fault> {
         let named = call.or((step == Step::Connect).then_some(0));
-        let fault = named.and_then(|call| self.plan.fault(call, step, nth)).filter(|fault| {
+        let place = named.and_then(|call| self.plan.fault(call, step, nth));
+        place.into_iter().for_each(|place| self.met_faults[place] = true);
+        let fault = place.map(|place| self.plan.faults[place].fault).filter(|fault| {
             // What cannot meet this operation does not.
             !matches!(fault, Fault::Unprocessed(_)) || operation == "BatchGetItem"
         });
