@@ -118,6 +118,26 @@ fn refused_sessions_keep_no_other_session_signed_in_however_many_they_are() {
     }
 }
 
+#[test]
+fn a_page_may_show_more_sessions_than_the_batches_under_way_can_hold() {
+    for (batch, in_flight, page_limit) in [(1, 1, None), (2, 3, None), (2, 3, Some(7))] {
+        let mut plan = quiet(40, None);
+        plan.limits = Limits { batch, in_flight, ..Limits::DEPLOYED };
+        plan.service.page_limit = page_limit;
+        let taken = one_call(&plan);
+        assert_eq!((taken.status, taken.count), (200, 40), "{:?}", plan.limits);
+    }
+}
+
+#[test]
+fn a_batch_that_is_carried_out_bit_by_bit_is_counted() {
+    for seed in 0..40 {
+        let again = always(Step::WriteAgain, Fault::Staggered(seed));
+        let taken = one_call(&with_faults(25, vec![always(Step::Write, Fault::Staggered(seed)), again]));
+        assert_eq!((taken.status, taken.count), (200, 25), "{seed}");
+    }
+}
+
 /// Another call revokes the session before each write of this one, and the application makes it active again before each read.
 fn revived(times: u32) -> Plan {
     let revived = (0..times).flat_map(|time| {

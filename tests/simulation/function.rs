@@ -146,3 +146,14 @@ async fn load() -> SdkConfig {
     SDK_CONFIG.set(Some(config.clone()));
     config
 }
+
+#[test]
+fn a_call_that_waits_for_nothing_does_not_run_for_ever() {
+    let nothing = poll_fn(|context| {
+        context.waker().wake_by_ref();
+        std::task::Poll::<()>::Pending
+    });
+    let plan = crate::plan::Plan::of(0);
+    let outcome = crate::world::run_with(&plan, false, || stalling(0, nothing));
+    assert_eq!(outcome.wrong, ["a panic: the call does not end"]);
+}

@@ -54,7 +54,8 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use mimalloc::MiMalloc;
 use plan::Plan;
@@ -69,6 +70,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const TRIALS: u64 = 600;
 /// From this number of trials on, a fault that never met a step fails the run.
 const ENOUGH_TRIALS: u64 = 20_000;
+
+/// A trial takes milliseconds, and one that fails up to a minute until its story is told.
+const LONGEST_TRIAL: Duration = Duration::from_mins(5);
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
@@ -144,12 +148,15 @@ fn on_all_cores(
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
+                let (beats, heard) = channel();
+                std::thread::spawn(move || watch(&heard));
                 let mut own = Report::default();
                 let failed = loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end || stop.load(Ordering::Relaxed) {
                         break None;
                     }
+                    beats.send(seed).expect("somebody who listens");
                     match trial(seed) {
                         Ok(report) => own.add(&report),
                         Err(story) => break Some(story),
@@ -168,6 +175,21 @@ fn on_all_cores(
         }
     });
     sum.into_inner().expect("no trial to panic")
+}
+
+/// Ends the process if a trial loops without a request and without time going by, so that nothing else can see it.
+fn watch(begun: &Receiver<u64>) {
+    let mut seed = None;
+    loop {
+        match begun.recv_timeout(LONGEST_TRIAL) {
+            Ok(next) => seed = Some(next),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                println!("trial {seed:?} does not end");
+                std::process::exit(1);
+            }
+        }
+    }
 }
 
 /// What was wrong, and what happened in the smallest trial that is still wrong.
