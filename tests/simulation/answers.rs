@@ -203,11 +203,14 @@ pub fn news(service: &Service, user: &str, operation: &str, request: &Value, ans
 
 /// What the item of a session shows to somebody who works for this user.
 fn seen(item: Option<&Value>, user: &str) -> Seen {
-    match item {
-        None => Seen::EndedByOthers,
-        Some(item) if item["user_id"]["S"] != user => Seen::Done,
-        Some(item) if item["status"]["S"] != "revoked" => Seen::Live,
-        Some(item) if item["revocation_id"]["S"].is_string() => Seen::Done,
-        Some(_) => Seen::EndedByOthers,
+    let Some(item) = item else { return Seen::EndedByOthers };
+    if item["user_id"]["S"] != user {
+        Seen::Done
+    } else if item["status"]["S"] != "revoked" {
+        Seen::Live
+    } else if item["revocation_id"]["S"].is_string() {
+        Seen::Done
+    } else {
+        Seen::EndedByOthers
     }
 }

@@ -244,7 +244,7 @@ fn a_process_without_cpu_sends_no_write_when_the_time_for_writes_is_over() {
 fn nothing_that_the_function_does_not_need_is_read_of_an_event() {
     for oddity in [Oddity::NotUtf8, Oddity::HalfSurrogate, Oddity::Body(6_000_000)] {
         for gateway in 0..4 {
-            let taken = calls(&quiet(1, None), &[Press { oddity, gateway, ..Press::plain(0, 29_000) }]);
+            let taken = calls(&quiet(1, None), &[Press { gateway, oddity, ..Press::plain(0, 29_000) }]);
             assert_eq!(taken.first().map(|taken| taken.status), Some(200), "{oddity:?}");
         }
     }

@@ -455,9 +455,8 @@ fn lag(lag: Lag, rng: &mut Rng) -> u64 {
     match lag {
         Lag::None => 0,
         Lag::Exactly(lag) => lag,
-        Lag::Usual => usual(rng),
         Lag::UpToASecond if rng.u8(0..4) == 0 => rng.u64(0..=1_000),
-        Lag::UpToASecond => usual(rng),
+        Lag::Usual | Lag::UpToASecond => usual(rng),
         Lag::Long => match rng.u8(0..4) {
             0 => usual(rng),
             1 => rng.u64(0..100),

@@ -109,7 +109,7 @@ impl Fault {
     pub fn drawn(kind: usize, step: Step, rng: &mut Rng) -> Self {
         loop {
             match Self::DRAWN[kind](rng) {
-                Self::Damaged(cell) if CELLS[cell].operation != step.operation() => {}
+                Self::Damaged(place) if CELLS[place].operation != step.operation() => {}
                 fault => return fault,
             }
         }
@@ -124,7 +124,7 @@ impl Fault {
     pub fn is_permanent(self) -> bool {
         match self {
             Self::AccessDenied | Self::Invalid | Self::UnknownCode => true,
-            Self::Damaged(cell) => CELLS[cell].breaks_an_item(),
+            Self::Damaged(place) => CELLS[place].breaks_an_item(),
             _ => false,
         }
     }

@@ -103,18 +103,9 @@ pub fn carry_out(
             statements.truncate(1.max((statements.len() as f64 * part) as usize));
             Some((answer(service, request, &body), 0))
         }
-        Fault::Damaged(cell) => {
+        Fault::Damaged(place) => {
             let response = whole();
-            match &response {
-                Response::Answer { status: 200, body, .. } => match CELLS[cell].applied(body) {
-                    Some((body, text)) => {
-                        service.damaged.push(cell);
-                        Some((Response::Answer { status: 200, body, text: Some(text) }, 0))
-                    }
-                    None => Some((response, 0)),
-                },
-                _ => Some((response, 0)),
-            }
+            Some((damaged(service, response, place), 0))
         }
         Fault::Unprocessed(seed) => Some((leave_unprocessed(service, request, seed), 0)),
         Fault::Twice(_) | Fault::Again(_) | Fault::Missed(_) | Fault::Stale(_) => {
@@ -138,6 +129,14 @@ fn edited(response: Response, edit: impl FnOnce(&mut Value)) -> Response {
         }
         other => other,
     }
+}
+
+/// An answer with damage, if it has what is to be damaged.
+fn damaged(service: &mut Service, response: Response, place: usize) -> Response {
+    let Response::Answer { status: 200, body, .. } = &response else { return response };
+    let Some((body, text)) = CELLS[place].applied(body) else { return response };
+    service.damaged.push(place);
+    Response::Answer { status: 200, body, text: Some(text) }
 }
 
 /// Fails some statements, and carries the others out.
@@ -248,7 +247,9 @@ fn change_page(body: &mut Value, fault: Fault, request: &Value, stale: &[String]
             let (shown, hidden): (Vec<_>, Vec<_>) = items.drain(..).partition(|_| rng.bool());
             *items = shown;
             let hidden = hidden.iter().filter_map(|item| item["token_hash"]["S"].as_str().map(str::to_owned));
-            call.into_iter().for_each(|call| call.hidden.extend(hidden.clone()));
+            if let Some(call) = call {
+                call.hidden.extend(hidden);
+            }
         }
         Fault::Stale(seed) => {
             let mut rng = Rng::with_seed(seed);

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::dynamodb::{INDEX, TABLE};
 use crate::network::http_client;
-use crate::world::{as_call, now, wall_clock, with_world};
+use crate::world::{World, as_call, now, wall_clock, with_world};
 
 /// How long a call may take after its deadline until it is said not to end.
 const NEVER: Duration = Duration::from_mins(2);
@@ -57,7 +57,7 @@ impl ProvideCredentials for Keys {
     where
         Self: 'a,
     {
-        let key = with_world(|world| world.new_key());
+        let key = with_world(World::new_key);
         future::ProvideCredentials::ready(Ok(Credentials::new(key, "secret", None, None, "simulation")))
     }
 }

@@ -401,12 +401,13 @@ fn limits(rng: &mut Rng, sessions: usize) -> Limits {
     if rng.u8(0..3) > 0 {
         return Limits::DEPLOYED;
     }
+    let smallest = i32::try_from(sessions / 20).expect("few sessions");
     let small = |rng: &mut Rng, most: usize| if rng.bool() { rng.usize(1..=4.min(most)) } else { rng.usize(1..=most) };
     Limits {
         batch: small(rng, Limits::DEPLOYED.batch),
         in_flight: small(rng, Limits::DEPLOYED.in_flight),
         // Pages of one entry for hundreds of sessions show nothing new and take long.
-        page: [rng.i32(1..5), rng.i32(5..100), Limits::DEPLOYED.page][rng.usize(0..3)].max(sessions as i32 / 20),
+        page: [rng.i32(1..5), rng.i32(5..100), Limits::DEPLOYED.page][rng.usize(0..3)].max(smallest),
         attempts: rng.u32(4..=Limits::DEPLOYED.attempts),
     }
 }

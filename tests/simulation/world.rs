@@ -551,7 +551,9 @@ impl World {
     fn fault(&mut self, call: Option<usize>, step: Step, nth: u32, key: &str, operation: &str) -> Option<Fault> {
         let named = call.or((step == Step::Connect).then_some(0));
         let place = named.and_then(|call| self.plan.fault(call, step, nth));
-        place.into_iter().for_each(|place| self.met_faults[place] = true);
+        if let Some(place) = place {
+            self.met_faults[place] = true;
+        }
         let fault = place.map(|place| self.plan.faults[place].fault).filter(|fault| {
             // What cannot meet this operation does not.
             !matches!(fault, Fault::Unprocessed(_)) || operation == "BatchGetItem"
@@ -631,8 +633,9 @@ impl World {
         let request = Request { operation: &exchange.operation, body, by, now: now() };
         let throttled = self.service.throttled;
         let mut call = exchange.call.and_then(|call| self.calls.get_mut(&call));
-        if exchange.step.is_page() && exchange.step != Step::FurtherPage {
-            call.iter_mut().for_each(|call| call.hidden.clear());
+        let is_first_page = exchange.step.is_page() && exchange.step != Step::FurtherPage;
+        if let Some(call) = call.as_mut().filter(|_| is_first_page) {
+            call.hidden.clear();
         }
         let mut outcome = faults::carry_out(&mut self.service, &request, exchange.fault, call);
         if !exchange.responses.is_empty()
@@ -641,7 +644,7 @@ impl World {
             exchange.responses.extend_from_slice(list(&body["Responses"]));
             body["Responses"] = json!(exchange.responses);
         }
-        if exchange.step.is_page() && exchange.step != Step::FurtherPage {
+        if is_first_page {
             exchange.held = self.service.held(user(&exchange.body));
         }
         if self.service.throttled > throttled
