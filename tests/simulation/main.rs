@@ -32,6 +32,7 @@ mod dynamodb;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/events.rs"]
 mod events;
+mod exchange;
 mod fault;
 mod faults;
 mod function;
