@@ -82,7 +82,6 @@ pub struct Call {
     pub number: usize,
     pub caller: String,
     pub lambda_id: String,
-    pub gateway_id: String,
     /// Whose sessions it reads from the index.
     pub user: String,
     /// When the answer to the read of its caller arrived, in milliseconds.
@@ -137,28 +136,6 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call that has just begun.
-    pub fn new(
-        number: usize,
-        caller: String,
-        [lambda_id, gateway_id]: [String; 2],
-        timeout: u64,
-        begin: u64,
-        begin_moment: Moment,
-    ) -> Self {
-        Self {
-            number,
-            caller,
-            lambda_id,
-            gateway_id,
-            timeout,
-            begin,
-            begin_moment,
-            end_moment: Moment::MAX,
-            ..Self::default()
-        }
-    }
-
     /// Milliseconds that the call reserves: to wait for its last writes, to read what became of them, and to answer.
     pub fn reserved(&self) -> [u64; 3] {
         [(1_000, 5), (2_000, 4), (500, 10)].map(|(most, part): (u64, u64)| most.min(self.timeout / part))

@@ -21,7 +21,7 @@ use crate::dynamodb::Service;
 use crate::events::{Gateway, delete};
 use crate::exchange::Exchange;
 use crate::function::Sandbox;
-use crate::history::{Call, Item, n, s, text};
+use crate::history::{Call, Item, Moment, n, s, text};
 use crate::network::Connections;
 use crate::people::beside_the_intruder;
 use crate::plan::{Kind, Oddity, Plan, Press, Target, When};
@@ -441,10 +441,18 @@ impl World {
             self.report.tick("call", Other::HasSmallLimits);
         }
         self.note(|_| format!("call {number}: begins, with {token}, {} ms left", press.timeout));
-        let call = Call::new(number, hash, [lambda_id, gateway_id], press.timeout, now(), moment);
-        let ids = (token, call.lambda_id.clone(), call.gateway_id.clone());
+        let call = Call {
+            number,
+            caller: hash,
+            lambda_id: lambda_id.clone(),
+            timeout: press.timeout,
+            begin: now(),
+            begin_moment: moment,
+            end_moment: Moment::MAX,
+            ..Call::default()
+        };
         self.calls.insert(number, call);
-        Some(ids)
+        Some((token, lambda_id, gateway_id))
     }
 
     fn end_call(&mut self, number: usize, answer: Answer) {
