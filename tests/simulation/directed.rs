@@ -1,7 +1,7 @@
 //! Cases that somebody has thought of, one at a time, on the simulator of the random trials. What is checked after every call is
 //! checked here too, so most cases only say what is answered.
 
-use disable_my_other_sessions::rules::schedule::Limits;
+use disable_my_other_sessions::rules::limits::Limits;
 
 use crate::answers::CELLS;
 use crate::fault::Fault;

@@ -17,7 +17,7 @@ use disable_my_other_sessions::dynamodb::store::Store;
 use disable_my_other_sessions::handler::Handler;
 use disable_my_other_sessions::http::event::Event;
 use disable_my_other_sessions::http::origin::AllowedOrigins;
-use disable_my_other_sessions::rules::schedule::Limits;
+use disable_my_other_sessions::rules::limits::Limits;
 use lambda_http::{Context, LambdaEvent, Service};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use disable_my_other_sessions::rules::schedule::Limits;
+use disable_my_other_sessions::rules::limits::Limits;
 use fastrand::Rng;
 
 use crate::fault::Fault;

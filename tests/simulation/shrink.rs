@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use disable_my_other_sessions::rules::schedule::Limits;
+use disable_my_other_sessions::rules::limits::Limits;
 
 use crate::plan::{Lag, Oddity, Plan};
 use crate::story::kind;

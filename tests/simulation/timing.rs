@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use disable_my_other_sessions::rules::schedule::Limits;
+use disable_my_other_sessions::rules::limits::Limits;
 use tokio::time::sleep;
 
 use crate::check::claim;
