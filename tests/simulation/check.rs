@@ -6,14 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::dynamodb::Service;
 use crate::history::{Actor, Call, Item, Moment, is_done, s, text};
 use crate::plan::Step;
+use crate::report::Other;
+use crate::story::name;
 use crate::world::{ALICE, World, epoch_seconds_at};
 
 /// What a change that comes so shortly before the answer is, in milliseconds: the function's last read may have been before it.
 const LAST_MOMENT: u64 = 150;
-/// What a call reserves for its answer: at most so many milliseconds, and at most this part of its time.
-const ANSWERING: (u64, u64) = (500, 10);
 /// With this many milliseconds a call has all the time that it needs for a few faults.
 const AMPLE_TIME: u64 = 20_000;
+/// A call that has all the time that it needs has met no more faults than this.
+const FEW_FAULTS: u32 = 2;
+/// So often a call sends something again that was refused because of its signature, until that is permanent.
+const SIGNATURE_ATTEMPTS: u32 = 4;
+/// How long after a session was ended by others its successor may be missing in the index, in milliseconds.
+const REPLACED: u64 = 1_000;
 
 /// The status of a call's answer, and how many sessions it claims to have revoked.
 pub fn claim(call: &Call) -> (u64, u64) {
@@ -36,14 +42,41 @@ pub fn after_call(world: &mut World, number: usize) {
     status_is_right(world, call, &mut wrong);
     only_revocations(&world.service, call, &mut wrong);
     let uncounted = count_is_exact(&world.service, call, &mut wrong);
+    others_are_revoked(world, call, &mut wrong);
     everything_shown_is_done(&world.service, call, &mut wrong);
+    everything_held_is_done(&world.service, call, &mut wrong);
     index_was_read_to_its_end(call, &mut wrong);
-    requests_are_bounded(call, &mut wrong);
+    replaced_sessions_were_looked_for(call, &mut wrong);
+    no_intruder_is_left(world, call, &mut wrong);
+    requests_are_bounded(world, call, &mut wrong);
+    if claim(call).0 == 200 {
+        let was = [
+            (call.trace.is_some(), Other::SucceedsAfterOthersEndedASession),
+            (!call.found_live.is_empty(), Other::SucceedsAfterASessionWasFoundLive),
+            (!call.signature.is_empty(), Other::SucceedsAfterErrorsOfSignature),
+        ];
+        was.into_iter().filter(|(was, _)| *was).for_each(|(_, other)| world.report.tick("call", other));
+    }
     world.report.calls += 1;
     world.report.uncounted += uncounted;
     world.report.claimed += claim(call).1;
     let wrong: Vec<_> = wrong.into_iter().map(|wrong| format!("call {number}: {wrong}")).collect();
     world.wrong.extend(wrong);
+}
+
+/// When calls have met no fault but the trouble of some sessions.
+pub fn only_trouble_is_left(world: &mut World) {
+    let Some(last) = world.calls.values().last() else { return };
+    let is_left = |(hash, item): &(&String, &Item)| {
+        **hash != last.caller && !world.service.troubles.contains_key(*hash) && !is_done(Some(item), ALICE)
+    };
+    let left: Vec<_> = world.service.history.items().filter(is_left).map(|(hash, _)| world.name(hash)).collect();
+    if !left.is_empty() {
+        let wrong = format!("calls do not get beyond the sessions in trouble: {} not revoked", left.join(" "));
+        world.wrong.push(wrong);
+    } else if claim(last).0 != 200 {
+        world.report.tick("call", Other::FailsAndOnlyTroubleIsLeft);
+    }
 }
 
 /// At the end of a trial.
@@ -62,7 +95,7 @@ pub fn the_end(world: &mut World) {
     }
     let numbers: Vec<_> = world.calls.keys().copied().collect();
     for number in numbers {
-        let (late, wrong) = changed_after_the_answer(&world.service, &world.calls[&number]);
+        let (late, wrong) = changed_after_the_answer(world, &world.calls[&number]);
         world.report.late += late;
         world.wrong.extend(wrong);
     }
@@ -70,8 +103,9 @@ pub fn the_end(world: &mut World) {
 
 /// What is carried out after the answer is in no count. So a call that has writes without a response waits for them as long as it
 /// may. Returns how many came later, and those that it should have waited for.
-fn changed_after_the_answer(service: &Service, call: &Call) -> (u64, Vec<String>) {
-    let waited = call.end - call.begin + ANSWERING.0.min(call.timeout / ANSWERING.1) + LAST_MOMENT >= call.timeout;
+fn changed_after_the_answer(world: &World, call: &Call) -> (u64, Vec<String>) {
+    let service = &world.service;
+    let waited = call.end - call.begin + call.reserved()[2] + LAST_MOMENT >= call.timeout;
     let late = service.history.changes_of(call.number).filter(|(_, _, change)| change.moment > call.end_moment);
     let (mut number, mut wrong) = (0, Vec::new());
     for (hash, _, change) in late {
@@ -79,7 +113,7 @@ fn changed_after_the_answer(service: &Service, call: &Call) -> (u64, Vec<String>
         // Whoever writes an item again makes it one that a write of before can still revoke.
         let mut others = service.history.during(hash, call.begin_moment, change.moment);
         let written_again = others.any(|change| change.by == Actor::Others && change.moment > call.begin_moment);
-        if !waited && !written_again && call.permanent == 0 {
+        if !waited && !written_again && call.cut_short == 0 && !is_unsigned(world, call) {
             wrong.push(format!(
                 "call {}: {} was revoked after an answer that came early",
                 call.number,
@@ -93,9 +127,33 @@ fn changed_after_the_answer(service: &Service, call: &Call) -> (u64, Vec<String>
 fn in_time(call: &Call, wrong: &mut Vec<String>) {
     let margin = (call.timeout / 20).min(250);
     let took = call.end - call.begin;
-    if took + margin > call.timeout {
+    // Who gets no CPU until there is only time to answer cannot answer in time.
+    let was_stalled = call.stalled_until + call.reserved()[2] > call.begin + call.timeout;
+    if took + margin > call.timeout && !was_stalled {
         wrong.push(format!("took {took} ms of {} ms", call.timeout));
     }
+}
+
+/// Whether something was refused for its signature until that was permanent.
+fn is_unsigned(world: &World, call: &Call) -> bool {
+    call.signature.values().any(|times| *times >= SIGNATURE_ATTEMPTS.min(world.plan.limits.attempts))
+}
+
+/// Whether the call had the time that it takes to revoke all that can be revoked, in spite of the faults that it has met.
+fn has_time(world: &World, call: &Call) -> bool {
+    call.timeout >= AMPLE_TIME
+        && call.stalled < LAST_MOMENT
+        && world.plan.sessions.len() < 300
+        && world.plan.service.partition.is_none()
+        && call.disturbed <= FEW_FAULTS
+}
+
+/// Whether a session has an error of its own: its statement was refused, is in trouble, or it was found live in spite of its writes
+/// until that is an error.
+fn is_at_fault(world: &World, call: &Call, hash: &String) -> bool {
+    call.refused.contains(hash)
+        || world.service.troubles.contains_key(hash)
+        || call.found_live.get(hash).is_some_and(|times| *times >= world.plan.limits.attempts)
 }
 
 /// The caller as the function saw it: the item that its consistent read showed.
@@ -108,7 +166,8 @@ fn by_an_active_session(service: &Service, call: &Call, wrong: &mut Vec<String>)
     let (status, _) = claim(call);
     let seen = caller(service, call);
     let changed = service.history.changes_of(call.number).next().is_some();
-    if (status == 200 || changed) && !seen.is_some_and(|item| is_active(item, epoch_seconds_at(call.begin))) {
+    if (status == 200 || changed) && !seen.is_some_and(|item| is_active(item, epoch_seconds_at(call.authenticated_at)))
+    {
         wrong.push("a session that is not active has revoked others".to_owned());
     }
     let read = call.reads.contains_key(&call.caller);
@@ -119,22 +178,31 @@ fn by_an_active_session(service: &Service, call: &Call, wrong: &mut Vec<String>)
 
 fn status_is_right(world: &World, call: &Call, wrong: &mut Vec<String>) {
     let (status, _) = claim(call);
-    let by_others = |hash: &String| {
-        let mut during = world.service.history.during(hash, call.begin_moment, call.end_moment);
-        during.any(|change| change.by == Actor::Others && change.moment > call.begin_moment)
-    };
-    // Live again right after its condition has failed: the function reports what it cannot explain.
-    let brought_back = call.shown.keys().any(by_others);
     let is_live = |hash: &String| world.service.history.item(hash).is_some_and(|item| !is_done(Some(item), ALICE));
-    let has_time = call.timeout >= AMPLE_TIME && world.plan.sessions.len() < 300 && call.timeout > 0;
+    let at_fault = call.shown.keys().any(|hash| is_at_fault(world, call, hash));
     match status {
         200 | 401 => {}
-        500 if call.permanent > 0 || brought_back => {}
         503 if call.refused.iter().any(is_live) => wrong.push("503, though calling again cannot help".to_owned()),
-        503 if !has_time || call.disturbed > 2 || world.plan.service.partition.is_some() => {}
-        503 if call.disturbed > 0 && call.permanent > 0 => {}
+        500 if call.permanent > 0 || at_fault || is_unsigned(world, call) => {}
+        503 if !has_time(world, call) || at_fault || call.permanent > 0 || world.plan.intruder.is_some() => {}
+        500 | 503 if call.disturbed == 0 => wrong.push(format!("{status} without any fault")),
+        500 | 503 if !call.signature.is_empty() => wrong.push(format!("{status}, though errors of signature pass")),
         500 | 503 => wrong.push(format!("{status}, though only {} requests had a fault", call.disturbed)),
         _ => wrong.push(format!("{status} is no answer")),
+    }
+}
+
+/// A call that had time, and that no error of a whole request has stopped, has revoked every session that is not itself at fault.
+fn others_are_revoked(world: &World, call: &Call, wrong: &mut Vec<String>) {
+    let (status, _) = claim(call);
+    if ![500, 503].contains(&status) || !has_time(world, call) || call.cut_short > 0 || is_unsigned(world, call) {
+        return;
+    }
+    for (hash, shown) in call.shown.iter().filter(|(hash, _)| **hash != call.caller) {
+        let mut since = world.service.history.during(hash, *shown, call.end_moment);
+        if !is_at_fault(world, call, hash) && !since.any(|change| is_done(change.item.as_ref(), &call.user)) {
+            wrong.push(format!("{status}, and {} is not revoked, which had no fault", world.name(hash)));
+        }
     }
 }
 
@@ -228,6 +296,42 @@ fn everything_shown_is_done(service: &Service, call: &Call, wrong: &mut Vec<Stri
     }
 }
 
+/// After a 200, whatever the index held when DynamoDB carried out the last read of it is revoked, unless a fault has hidden it.
+fn everything_held_is_done(service: &Service, call: &Call, wrong: &mut Vec<String>) {
+    let Some(last) = call.looks.last().filter(|_| claim(call).0 == 200) else { return };
+    for hash in last.held.iter().filter(|hash| **hash != call.caller && !last.hidden.contains(*hash)) {
+        // Whoever revives a session after it was revoked does so too late for this call.
+        let from = call.shown.get(hash).map_or(last.held_at, |shown| last.held_at.min(*shown));
+        let mut since = service.history.during(hash, from, call.end_moment);
+        if !since.any(|change| is_done(change.item.as_ref(), &call.user)) {
+            wrong.push(format!("a 200, and {} is not revoked, which the index held", name(service, hash)));
+        }
+    }
+}
+
+/// A session that others have ended may have been replaced, and the index may not show the new one yet. So a 200 takes a read of
+/// the index that began a while later. A call without such a session reads the index once more than it shows something new.
+fn replaced_sessions_were_looked_for(call: &Call, wrong: &mut Vec<String>) {
+    let needed = 1 + call.looks.iter().filter(|look| look.shows_new).count();
+    match (call.trace, call.looks.last()) {
+        (None, Some(_)) if call.looks.len() > needed => {
+            wrong.push(format!("the index was read {} times, {needed} times were enough", call.looks.len()));
+        }
+        (Some(trace), Some(last)) if claim(call).0 == 200 && last.begin_at < trace + REPLACED => {
+            wrong.push("a 200, and no look for what has replaced a session that others have ended".to_owned());
+        }
+        _ => {}
+    }
+}
+
+/// After a 200, an intruder who has rotated his session in a loop has none that is valid.
+fn no_intruder_is_left(world: &World, call: &Call, wrong: &mut Vec<String>) {
+    let can_see = call.user == ALICE && call.looks.iter().all(|look| look.hidden.is_empty());
+    if let Some(hash) = world.intruders_session().filter(|_| claim(call).0 == 200 && can_see) {
+        wrong.push(format!("a 200, and the intruder is signed in with {}", world.name(hash)));
+    }
+}
+
 /// A 200 takes a last read of the index that has shown nothing new, and that began when every session that reads before it have
 /// shown had been sent.
 fn index_was_read_to_its_end(call: &Call, wrong: &mut Vec<String>) {
@@ -246,27 +350,24 @@ fn index_was_read_to_its_end(call: &Call, wrong: &mut Vec<String>) {
     }
 }
 
-fn name<'a>(service: &'a Service, hash: &'a str) -> &'a str {
-    service.history.first(hash).and_then(|item| text(item, "session_id")).unwrap_or(hash)
-}
-
 /// The most requests that a call may send: see the terms.
-pub fn most_requests(call: &Call) -> u64 {
+pub fn most_requests(world: &World, call: &Call) -> u64 {
     let sessions = call.shown.len() as u64;
     let disturbed = u64::from(call.disturbed);
     // The caller, and two looks at the index with all their pages.
     let reads = 3 + 2 * u64::from(call.pages);
-    // Full batches, one that is not for each look, and again what a fault has left undone.
-    let writes = sessions.div_ceil(25) + call.looks.len() as u64 + 1 + 3 * disturbed;
+    // Full batches, one that is not for each look, and again what a fault has left undone or others have revived.
+    let again = 3 * disturbed + call.found_live.values().map(|times| u64::from(*times)).sum::<u64>();
+    let writes = sessions.div_ceil(world.plan.limits.batch as u64) + call.looks.len() as u64 + 1 + again;
     // Every session of a batch that had a fault may be read until it is known what became of it.
     let sessions = sessions * (1 + disturbed.min(12)) * 12;
     reads + writes + sessions
 }
 
-fn requests_are_bounded(call: &Call, wrong: &mut Vec<String>) {
+fn requests_are_bounded(world: &World, call: &Call, wrong: &mut Vec<String>) {
     let requests: u64 =
         call.requests.iter().filter(|(step, _)| **step != Step::Connect).map(|(_, n)| u64::from(*n)).sum();
-    let most = most_requests(call);
+    let most = most_requests(world, call);
     if requests > most {
         wrong.push(format!("{requests} requests, more than {most}: {:?}", call.requests));
     }

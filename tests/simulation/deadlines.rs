@@ -2,34 +2,16 @@
 
 use disable_my_other_sessions::rules::limits::Limits;
 
+use crate::fault::Fault;
 use crate::function::Sandbox;
-use crate::plan::{Fault, PlannedFault, Step};
-use crate::timing::{Taken, all_right, call, press, quiet};
+use crate::plan::{Plan, PlannedFault, Press, Step};
+use crate::timing::{Taken, all_right, always, call, calls, first, quiet};
 use crate::world::{World, run_with, with_world};
-
-/// A fault that meets a step from its first request on.
-fn always(step: Step, fault: Fault) -> PlannedFault {
-    PlannedFault { call: 0, step, nth: 0, onwards: true, fault }
-}
-
-fn first(step: Step, fault: Fault) -> PlannedFault {
-    PlannedFault { onwards: false, ..always(step, fault) }
-}
 
 /// A call of a user with so many other sessions, with these faults; what holds after any call is checked too.
 #[track_caller]
 fn call_with(others: usize, timeout: u64, faults: Vec<PlannedFault>) -> Taken {
-    let mut plan = quiet(others, None);
-    plan.faults = faults;
-    let mut taken = None;
-    let result = &mut taken;
-    let outcome = run_with(&plan, true, || async move {
-        with_world(World::settle_down);
-        let mut sandbox = Sandbox::start(0).await;
-        *result = Some(call(&mut sandbox, press(0, timeout)).await);
-    });
-    all_right(&outcome);
-    taken.expect("a call")
+    calls(&Plan { faults, ..quiet(others, None) }, &[Press::plain(0, timeout)])[0]
 }
 
 #[test]
@@ -128,7 +110,7 @@ fn every_call_gets_further_until_one_is_done() {
         let mut sandbox = Sandbox::start(0).await;
         let (mut sum, mut calls) = (0, 0);
         loop {
-            let taken = call(&mut sandbox, press(calls, 2_000)).await;
+            let taken = call(&mut sandbox, Press::plain(calls, 2_000)).await;
             (sum, calls) = (sum + taken.count, calls + 1);
             assert!(taken.count > 0 || taken.status == 200, "{taken:?}");
             if taken.status == 200 {
@@ -138,5 +120,5 @@ fn every_call_gets_further_until_one_is_done() {
         assert_eq!(sum, 3_000);
         assert!(calls > 1, "the time was to be too short for one call");
     });
-    all_right(&outcome);
+    all_right(&plan, &outcome);
 }

@@ -3,7 +3,7 @@
 //! trial says so.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,8 +15,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::faults::PERMANENT;
 use crate::history::{Actor, Change, History, Item, Moment, s, text};
-use crate::plan::{Behaviour, Lag};
+use crate::plan::{Behaviour, Lag, Trouble};
 use crate::yaml::{list, resource, string};
 
 pub const TABLE: &str = "sessions";
@@ -42,8 +43,12 @@ pub struct Service {
     on_their_way: BTreeMap<(u64, Moment), Entry>,
     /// When the latest change of an entry arrives. Changes of one entry arrive in their order.
     latest: BTreeMap<(String, String), u64>,
-    /// What the index holds.
-    entries: BTreeSet<(String, String)>,
+    /// What the index holds, and whether it is shown as revoked.
+    entries: BTreeMap<(String, String), bool>,
+    /// Sessions whose statements never get a plain answer.
+    pub troubles: BTreeMap<String, Trouble>,
+    /// Cells of damage that answers have had.
+    pub damaged: Vec<usize>,
     partitions: BTreeMap<String, Room>,
     pub throttled: u64,
     pub carried_out: u64,
@@ -79,7 +84,9 @@ impl Service {
             moment: 0,
             on_their_way: BTreeMap::new(),
             latest: BTreeMap::new(),
-            entries: BTreeSet::new(),
+            entries: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            damaged: Vec::new(),
             partitions: BTreeMap::new(),
             throttled: 0,
             carried_out: 0,
@@ -97,7 +104,7 @@ impl Service {
         match operation {
             "GetItem" if body["ConsistentRead"] != true => self.outdated(body),
             "GetItem" => reply(self.call(body, Database::get_item)),
-            "BatchGetItem" => reply(self.call(body, Database::batch_get_item)),
+            "BatchGetItem" => self.shuffled(reply(self.call(body, Database::batch_get_item))),
             "Query" if body["IndexName"].is_string() => self.query_index(body, now),
             "Query" => reply(self.call(body, Database::query)),
             "BatchExecuteStatement" => self.batch(body, by, now),
@@ -110,6 +117,21 @@ impl Service {
         let hash = body["Key"]["token_hash"]["S"].as_str().unwrap_or_default();
         let item = self.history.first(hash);
         Reply { status: 200, body: item.map_or_else(|| json!({}), |item| json!({"Item": item})) }
+    }
+
+    /// DynamoDB promises no order for the items of a batch.
+    fn shuffled(&self, mut reply: Reply) -> Reply {
+        if let Some(items) = reply.body["Responses"][TABLE].as_array_mut() {
+            Rng::with_seed(self.seed ^ self.moment).shuffle(items);
+        }
+        reply
+    }
+
+    /// The sessions of a user that the index holds and does not show as revoked.
+    pub fn held(&self, user: &str) -> Vec<String> {
+        let from = (user.to_owned(), String::new());
+        let of_user = self.entries.range(from..).take_while(|((owner, _), _)| owner == user);
+        of_user.filter(|(_, revoked)| !**revoked).map(|((_, hash), _)| hash.clone()).collect()
     }
 
     fn query_index(&mut self, body: &Value, now: u64) -> Reply {
@@ -128,13 +150,22 @@ impl Service {
         reply(self.call(&body, Database::query))
     }
 
-    /// A batch, of which the partitions of the index may throttle a part.
+    /// A batch, of which a part may be throttled by the partitions of the index, or be in trouble.
     fn batch(&mut self, body: &Value, by: Actor, now: u64) -> Reply {
         let statements = body["Statements"].as_array().cloned().unwrap_or_default();
         let hashes: Vec<_> = statements.iter().map(|statement| self.named(statement)).collect();
-        let fits: Vec<bool> = hashes.iter().map(|hash| self.has_room(hash.as_deref(), now)).collect();
-        let passed: Vec<_> = statements.iter().zip(&fits).filter(|(_, fits)| **fits).map(|(s, _)| s.clone()).collect();
-        self.throttled += (statements.len() - passed.len()) as u64;
+        let troubles: Vec<_> = hashes.iter().map(|hash| self.troubles.get(hash.as_ref()?).copied()).collect();
+        let mut errors = Vec::new();
+        for (hash, trouble) in hashes.iter().zip(&troubles) {
+            let error = trouble.and_then(code_without_effect);
+            errors.push(error.or_else(|| {
+                let has_room = self.has_room(hash.as_deref(), now);
+                self.throttled += u64::from(!has_room);
+                (!has_room).then_some("ThrottlingError")
+            }));
+        }
+        let passed = statements.iter().zip(&errors).filter(|(_, error)| error.is_none());
+        let passed: Vec<_> = passed.map(|(statement, _)| statement.clone()).collect();
         self.carried_out += passed.len() as u64;
         let mut responses = Vec::new();
         if !passed.is_empty() {
@@ -144,12 +175,19 @@ impl Service {
             }
             responses.clone_from(answer.body["Responses"].as_array().expect("responses"));
         }
-        for (place, _) in fits.iter().enumerate().filter(|(_, fits)| !**fits) {
-            responses.insert(place, statement_error("ThrottlingError"));
+        for (place, error) in errors.iter().enumerate() {
+            if let Some(error) = error {
+                responses.insert(place, statement_error(error));
+            }
         }
         let changed = hashes.iter().zip(&responses).filter(|(_, response)| response.get("Error").is_none());
         let changed: Vec<_> = changed.filter_map(|(hash, _)| hash.clone()).collect();
         self.record_as_they_are(&changed, by, now);
+        for (response, trouble) in responses.iter_mut().zip(troubles) {
+            if trouble == Some(Trouble::UnknownAfter) && response.get("Error").is_none() {
+                *response = statement_error("SomethingNew");
+            }
+        }
         Reply { status: 200, body: json!({"Responses": responses}) }
     }
 
@@ -158,6 +196,11 @@ impl Service {
         let parameters = statement["Parameters"].as_array()?;
         let named = parameters.iter().filter_map(|parameter| parameter["S"].as_str());
         named.map(str::to_owned).find(|value| self.history.knows(value))
+    }
+
+    /// The sessions that a batch names.
+    pub fn all_named(&self, body: &Value) -> Vec<String> {
+        body["Statements"].as_array().into_iter().flatten().filter_map(|statement| self.named(statement)).collect()
     }
 
     fn has_room(&mut self, hash: Option<&str>, now: u64) -> bool {
@@ -193,27 +236,52 @@ impl Service {
 
     /// Writes a version into the history, and sends it to the index.
     fn record(&mut self, hash: &str, item: Option<Item>, by: Actor, now: u64) {
+        let arrives = now + self.lag();
+        self.record_and_send(hash, item, by, now, arrives);
+    }
+
+    fn record_and_send(&mut self, hash: &str, item: Option<Item>, by: Actor, now: u64, arrives: u64) {
         let moment = self.moment();
         let user_of = |item: Option<&Item>| item.and_then(|item| text(item, "user_id")).map(str::to_owned);
         let before = user_of(self.history.item(hash));
         let after = user_of(item.as_ref());
         if let Some(user) = before.filter(|user| Some(user) != after.as_ref()) {
-            self.send_to_index(user, hash, None, now);
+            self.send_to_index(user, hash, None, arrives);
         }
         if let Some(user) = after {
-            self.send_to_index(user, hash, item.as_ref().map(projected), now);
+            self.send_to_index(user, hash, item.as_ref().map(projected), arrives);
         }
         self.history.record(hash, Change { moment, at: now, by, item });
     }
 
-    fn send_to_index(&mut self, user: String, hash: &str, item: Option<Item>, now: u64) {
+    /// How late a change arrives in the index, in milliseconds.
+    fn lag(&mut self) -> u64 {
         let moment = self.moment();
-        let mut rng = Rng::with_seed(self.seed ^ moment.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let lag = lag(self.behaviour.lag, &mut rng);
+        lag(self.behaviour.lag, &mut Rng::with_seed(self.seed ^ moment.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+
+    fn send_to_index(&mut self, user: String, hash: &str, item: Option<Item>, arrives: u64) {
+        let moment = self.moment();
         let key = (user, hash.to_owned());
         let latest = self.latest.entry(key.clone()).or_default();
-        *latest = (*latest).max(now + lag);
+        *latest = (*latest).max(arrives);
         self.on_their_way.insert((*latest, moment), Entry { user: key.0, hash: key.1, item });
+    }
+
+    /// Ends one session and begins another in one transaction. The index shows both changes at once, and not before it shows
+    /// those of earlier rotations.
+    pub fn rotate(&mut self, old: &str, ended: Option<Item>, new: &Item, now: u64) {
+        match &ended {
+            Some(item) => drop(self.call(&json!({"TableName": TABLE, "Item": item}), Database::put_item)),
+            None => self.delete(TABLE, &json!({"token_hash": s(old)})),
+        }
+        self.call(&json!({"TableName": TABLE, "Item": new}), Database::put_item).expect("the item to be written");
+        let user = text(new, "user_id").expect("an owner").to_owned();
+        let earlier = self.latest.get(&(user, old.to_owned())).copied().unwrap_or_default();
+        let arrives = earlier.max(now + self.lag().min(1_000));
+        self.record_and_send(old, ended, Actor::Others, now, arrives);
+        let hash = text(new, "token_hash").expect("a key").to_owned();
+        self.record_and_send(&hash, Some(new.clone()), Actor::Others, now, arrives);
     }
 
     fn bring_index_up_to(&mut self, now: u64) {
@@ -226,7 +294,7 @@ impl Service {
             if let Some(item) = entry.item {
                 let body = json!({"TableName": REPLICA, "Item": item});
                 self.call(&body, Database::put_item).expect("the index to be written");
-                self.entries.insert(key);
+                self.entries.insert(key, is_revoked(&item));
             } else {
                 self.entries.remove(&key);
                 self.delete(REPLICA, &json!({"user_id": s(key.0), "token_hash": s(key.1)}));
@@ -245,7 +313,7 @@ impl Service {
         for item in items {
             let of = |name| text(&item, name).expect("a key").to_owned();
             let (user, hash) = (of("user_id"), of("token_hash"));
-            self.entries.insert((user, hash.clone()));
+            self.entries.insert((user, hash.clone()), is_revoked(&item));
             let moment = self.moment();
             self.history.record(&hash, Change { moment, at: 0, by: Actor::Nobody, item: Some(item) });
         }
@@ -305,7 +373,8 @@ impl Service {
         let table: Vec<_> = self.history.items().map(|(hash, _)| json!({"token_hash": s(hash.as_str())})).collect();
         self.delete_all(TABLE, &table);
         let entries = std::mem::take(&mut self.entries).into_iter();
-        let entries: Vec<_> = entries.map(|(user, hash)| json!({"user_id": s(user), "token_hash": s(hash)})).collect();
+        let entries: Vec<_> =
+            entries.map(|((user, hash), _)| json!({"user_id": s(user), "token_hash": s(hash)})).collect();
         self.delete_all(REPLICA, &entries);
     }
 
@@ -346,14 +415,32 @@ fn reply(result: Result<Value, Reply>) -> Reply {
     result.map_or_else(|error| error, |body| Reply { status: 200, body })
 }
 
+fn is_revoked(item: &Item) -> bool {
+    text(item, "status") == Some("revoked")
+}
+
+/// What is answered to a statement that is not carried out because of its session.
+fn code_without_effect(trouble: Trouble) -> Option<&'static str> {
+    match trouble {
+        Trouble::Refused(which) => Some(PERMANENT[usize::from(which) % 3]),
+        Trouble::Conflict => Some("TransactionConflict"),
+        Trouble::Throttled => Some("ThrottlingError"),
+        Trouble::Unknown => Some("SomethingNew"),
+        Trouble::UnknownAfter => None,
+    }
+}
+
 /// What the index shows of an item.
 fn projected(item: &Item) -> Item {
     let shown = |(name, _): &(&String, &Value)| ["token_hash", "user_id", "status"].contains(&name.as_str());
     item.iter().filter(shown).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// A failed statement of a batch.
+/// A failed statement of a batch; without a code if it is empty.
 pub fn statement_error(code: &str) -> Value {
+    if code.is_empty() {
+        return json!({"Error": {"Message": "canary-message"}, "TableName": TABLE});
+    }
     json!({"Error": {"Code": code, "Message": "canary-message"}, "TableName": TABLE})
 }
 
@@ -367,7 +454,9 @@ fn lag(lag: Lag, rng: &mut Rng) -> u64 {
     };
     match lag {
         Lag::None => 0,
-        Lag::Usual => usual(rng),
+        Lag::Exactly(lag) => lag,
+        Lag::UpToASecond if rng.u8(0..4) == 0 => rng.u64(0..=1_000),
+        Lag::Usual | Lag::UpToASecond => usual(rng),
         Lag::Long => match rng.u8(0..4) {
             0 => usual(rng),
             1 => rng.u64(0..100),

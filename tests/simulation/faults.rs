@@ -3,10 +3,11 @@
 use fastrand::Rng;
 use serde_json::{Value, json};
 
+use crate::answers::CELLS;
 use crate::dynamodb::{Service, TABLE, statement_error};
+use crate::fault::Fault;
 use crate::history::{Actor, Call, Item, text};
 use crate::network::Response;
-use crate::plan::Fault;
 
 /// Codes of requests that were throttled.
 const THROTTLED: [(u16, &str); 4] = [
@@ -15,14 +16,11 @@ const THROTTLED: [(u16, &str); 4] = [
     (400, "RequestLimitExceeded"),
     (429, "TooManyRequests"),
 ];
-/// Codes of statements that can be sent again.
-const TRANSIENT: [&str; 5] = [
-    "ThrottlingError",
-    "ProvisionedThroughputExceeded",
-    "RequestLimitExceeded",
-    "TransactionConflict",
-    "InternalServerError",
-];
+/// Codes of requests whose signature is not accepted, for now or for good.
+const SIGNATURE: [&str; 3] = ["InvalidSignatureException", "UnrecognizedClientException", "ExpiredTokenException"];
+/// Codes of statements that were not carried out, and can be sent again.
+const TRANSIENT: [&str; 4] =
+    ["ThrottlingError", "ProvisionedThroughputExceeded", "RequestLimitExceeded", "TransactionConflict"];
 /// Codes of statements that cannot, and of requests.
 pub const PERMANENT: [&str; 5] = [
     "ValidationError",
@@ -31,6 +29,13 @@ pub const PERMANENT: [&str; 5] = [
     "AccessDeniedException",
     "ValidationException",
 ];
+/// Codes of statements that may have been carried out. The last two are in no documentation, and the last is none at all.
+const UNCLEAR: [&str; 3] = ["InternalServerError", "SomethingNew", ""];
+
+/// Whether a statement with this code may have been carried out.
+pub fn is_unclear(code: &str) -> bool {
+    code != "ConditionalCheckFailed" && !TRANSIENT.contains(&code) && !PERMANENT.contains(&code)
+}
 
 /// A request at DynamoDB's end.
 pub struct Request<'a> {
@@ -50,7 +55,7 @@ pub fn carry_out(
     let mut whole = || answer(service, request, request.body);
     let error = |status: u16, code: &str| {
         let kind = format!("com.amazonaws.dynamodb.v20120810#{code}");
-        Some((Response::Answer { status, body: json!({"__type": kind, "message": "canary-message"}) }, 0))
+        Some((Response::answer(status, json!({"__type": kind, "message": "canary-message"})), 0))
     };
     let Some(fault) = fault else { return Some((whole(), 0)) };
     match fault {
@@ -62,16 +67,20 @@ pub fn carry_out(
         Fault::Unavailable => error(503, "ServiceUnavailable"),
         Fault::AccessDenied => error(400, "AccessDeniedException"),
         Fault::Invalid => error(400, "ValidationException"),
+        Fault::UnknownCode => error(400, "SomethingNewException"),
+        Fault::Signature(which) => error(400, SIGNATURE[usize::from(which) % SIGNATURE.len()]),
+        Fault::KeyExpired => error(400, SIGNATURE[2]),
         Fault::Garbled => Some((Response::Garbled, 0)),
         Fault::Refused | Fault::Reset => Some((Response::Closed, 0)),
         Fault::Hang => None,
-        Fault::SlowRequest(_) => Some((whole(), 0)),
+        // The statements that are left.
+        Fault::SlowRequest(_) | Fault::Staggered(_) => Some((whole(), 0)),
         Fault::SlowAnswer(late) => Some((whole(), late)),
         Fault::LostAnswer => {
             whole();
             Some((Response::Closed, 0))
         }
-        Fault::HungAnswer | Fault::Late(_) => {
+        Fault::HungAnswer | Fault::Late(_) | Fault::ClosedThenLate(_) => {
             whole();
             None
         }
@@ -94,8 +103,10 @@ pub fn carry_out(
             statements.truncate(1.max((statements.len() as f64 * part) as usize));
             Some((answer(service, request, &body), 0))
         }
-        Fault::TailLost(part) => Some((edited(whole(), |body| lose_tail(body, part)), 0)),
-        Fault::Empty => Some((edited(whole(), |body| *body = json!({})), 0)),
+        Fault::Damaged(place) => {
+            let response = whole();
+            Some((damaged(service, response, place), 0))
+        }
         Fault::Unprocessed(seed) => Some((leave_unprocessed(service, request, seed), 0)),
         Fault::Twice(_) | Fault::Again(_) | Fault::Missed(_) | Fault::Stale(_) => {
             let response = whole();
@@ -107,17 +118,25 @@ pub fn carry_out(
 
 fn answer(service: &mut Service, request: &Request, body: &Value) -> Response {
     let reply = service.carry_out(request.operation, body, request.by, request.now);
-    Response::Answer { status: reply.status, body: reply.body }
+    Response::answer(reply.status, reply.body)
 }
 
 fn edited(response: Response, edit: impl FnOnce(&mut Value)) -> Response {
     match response {
-        Response::Answer { status: 200, mut body } => {
+        Response::Answer { status: 200, mut body, .. } => {
             edit(&mut body);
-            Response::Answer { status: 200, body }
+            Response::answer(200, body)
         }
         other => other,
     }
+}
+
+/// An answer with damage, if it has what is to be damaged.
+fn damaged(service: &mut Service, response: Response, place: usize) -> Response {
+    let Response::Answer { status: 200, body, .. } = &response else { return response };
+    let Some((body, text)) = CELLS[place].applied(body) else { return response };
+    service.damaged.push(place);
+    Response::Answer { status: 200, body, text: Some(text) }
 }
 
 /// Fails some statements, and carries the others out.
@@ -125,8 +144,11 @@ fn fail_statements(service: &mut Service, request: &Request, seed: u64, call: Op
     let mut rng = Rng::with_seed(seed);
     let statements = request.body["Statements"].as_array().expect("statements");
     let rate = rng.f64();
-    let permanent = rng.u8(0..8) == 0;
-    let codes = if permanent { &PERMANENT[..3] } else { &TRANSIENT[..] };
+    let (permanent, codes) = match rng.u8(0..8) {
+        0 => (true, &PERMANENT[..3]),
+        1..3 => (false, &UNCLEAR[..]),
+        _ => (false, &TRANSIENT[..]),
+    };
     let failed: Vec<_> =
         statements.iter().map(|_| (rng.f64() < rate).then(|| codes[rng.usize(0..codes.len())])).collect();
     if permanent
@@ -140,7 +162,7 @@ fn fail_statements(service: &mut Service, request: &Request, seed: u64, call: Op
     let mut responses = Vec::new();
     if !passed.is_empty() {
         match answer(service, request, &json!({"Statements": passed})) {
-            Response::Answer { status: 200, body } => {
+            Response::Answer { status: 200, body, .. } => {
                 responses.clone_from(body["Responses"].as_array().expect("responses"));
             }
             other => return other,
@@ -151,22 +173,16 @@ fn fail_statements(service: &mut Service, request: &Request, seed: u64, call: Op
             responses.insert(place, statement_error(code));
         }
     }
-    Response::Answer { status: 200, body: json!({"Responses": responses}) }
+    Response::answer(200, json!({"Responses": responses}))
 }
 
 /// Replaces some answers of statements that were carried out.
 fn fail_afterwards(body: &mut Value, rng: &mut Rng) {
-    let rate = rng.f64();
+    let (rate, code) = (rng.f64(), UNCLEAR[rng.usize(0..UNCLEAR.len())]);
     for response in body["Responses"].as_array_mut().into_iter().flatten() {
         if response.get("Error").is_none() && rng.f64() < rate {
-            *response = statement_error("InternalServerError");
+            *response = statement_error(code);
         }
-    }
-}
-
-fn lose_tail(body: &mut Value, part: f64) {
-    if let Some(responses) = body["Responses"].as_array_mut() {
-        responses.truncate((responses.len() as f64 * part) as usize);
     }
 }
 
@@ -183,11 +199,11 @@ fn leave_unprocessed(service: &mut Service, request: &Request, seed: u64) -> Res
     let mut unprocessed = body["RequestItems"].clone();
     unprocessed[TABLE]["Keys"] = json!(left);
     let mut response = if body["RequestItems"][TABLE]["Keys"] == json!([]) {
-        Response::Answer { status: 200, body: json!({"Responses": {TABLE: []}, "UnprocessedKeys": {}}) }
+        Response::answer(200, json!({"Responses": {TABLE: []}, "UnprocessedKeys": {}}))
     } else {
         answer(service, request, &body)
     };
-    if let Response::Answer { status: 200, body } = &mut response
+    if let Response::Answer { status: 200, body, .. } = &mut response
         && !left.is_empty()
     {
         body["UnprocessedKeys"] = unprocessed;
@@ -228,7 +244,12 @@ fn change_page(body: &mut Value, fault: Fault, request: &Value, stale: &[String]
         }
         Fault::Missed(seed) => {
             let mut rng = Rng::with_seed(seed);
-            items.retain(|_| rng.bool());
+            let (shown, hidden): (Vec<_>, Vec<_>) = items.drain(..).partition(|_| rng.bool());
+            *items = shown;
+            let hidden = hidden.iter().filter_map(|item| item["token_hash"]["S"].as_str().map(str::to_owned));
+            if let Some(call) = call {
+                call.hidden.extend(hidden);
+            }
         }
         Fault::Stale(seed) => {
             let mut rng = Rng::with_seed(seed);

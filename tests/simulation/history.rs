@@ -47,26 +47,45 @@ pub enum News {
     Shown(String),
     /// A statement reports that it has changed a session.
     Changed(String),
-    /// A consistent read of a session.
-    Read(String),
+    /// A consistent read of a session, and what it shows.
+    Read(String, Seen),
+}
+
+/// What a consistent read shows of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Live,
+    /// Gone, or revoked by somebody other than the function: it may have been replaced by a new session.
+    EndedByOthers,
+    /// Revoked by the function, or of another user.
+    Done,
 }
 
 /// A read of the index from its first page to its last.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Look {
-    /// When its first page was asked for.
+    /// When its first page was asked for, and the same in milliseconds.
     pub begin: Moment,
+    pub begin_at: u64,
     /// Whether it has shown a session, other than the caller's, that no look before has shown.
     pub shows_new: bool,
+    /// The sessions that the index held when DynamoDB carried out the first page, and when that was.
+    pub held: Vec<String>,
+    pub held_at: Moment,
+    /// Sessions that a fault has left out of its pages.
+    pub hidden: BTreeSet<String>,
 }
 
 /// One invocation of the function.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Call {
     pub number: usize,
     pub caller: String,
     pub lambda_id: String,
-    pub gateway_id: String,
+    /// Whose sessions it reads from the index.
+    pub user: String,
+    /// When the answer to the read of its caller arrived, in milliseconds.
+    pub authenticated_at: u64,
     /// Milliseconds until Lambda's deadline.
     pub timeout: u64,
     pub begin: u64,
@@ -80,10 +99,25 @@ pub struct Call {
     pub disturbed: u32,
     /// Errors that no retry can help against.
     pub permanent: u32,
+    /// Those of them that were errors of whole requests.
+    pub cut_short: u32,
+    /// How often each thing was refused because of a signature: a session, a page, or the caller.
+    pub signature: BTreeMap<String, u32>,
+    /// For how many milliseconds the process gets no CPU next.
+    pub stall: Option<u64>,
+    /// For how long it got none so far, and until when.
+    pub stalled: u64,
+    pub stalled_until: u64,
     /// Reads of the index of which all pages have arrived.
     pub looks: Vec<Look>,
     /// The one under way.
     pub look: Look,
+    /// Sessions that a fault has left out of its pages so far.
+    pub hidden: BTreeSet<String>,
+    /// When a consistent read has last shown a session that others have ended, in milliseconds.
+    pub trace: Option<u64>,
+    /// How often consistent reads have shown a session live.
+    pub found_live: BTreeMap<String, u32>,
     pub pages: u32,
     /// Sessions that the index has shown, and since when the function knew.
     pub shown: BTreeMap<String, Moment>,
@@ -93,7 +127,7 @@ pub struct Call {
     pub reads: BTreeMap<String, Vec<Moment>>,
     /// Sessions named in a batch, and when the first of these batches was sent.
     pub written: BTreeMap<String, Moment>,
-    /// Sessions of whose latest write no report has arrived, and no read since.
+    /// Sessions that were written, and of which neither a report nor a read has arrived since.
     pub unreported: BTreeSet<String>,
     /// Sessions of which a write was answered with a permanent error.
     pub refused: BTreeSet<String>,
@@ -102,40 +136,9 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call that has just begun.
-    pub fn new(
-        number: usize,
-        caller: String,
-        [lambda_id, gateway_id]: [String; 2],
-        timeout: u64,
-        begin: u64,
-        begin_moment: Moment,
-    ) -> Self {
-        Self {
-            number,
-            caller,
-            lambda_id,
-            gateway_id,
-            timeout,
-            begin,
-            begin_moment,
-            end: 0,
-            end_moment: Moment::MAX,
-            answer: None,
-            requests: BTreeMap::new(),
-            disturbed: 0,
-            permanent: 0,
-            looks: Vec::new(),
-            look: Look::default(),
-            pages: 0,
-            shown: BTreeMap::new(),
-            changed: BTreeSet::new(),
-            reads: BTreeMap::new(),
-            written: BTreeMap::new(),
-            unreported: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            failed_reads: Vec::new(),
-        }
+    /// Milliseconds that the call reserves: to wait for its last writes, to read what became of them, and to answer.
+    pub fn reserved(&self) -> [u64; 3] {
+        [(1_000, 5), (2_000, 4), (500, 10)].map(|(most, part): (u64, u64)| most.min(self.timeout / part))
     }
 }
 

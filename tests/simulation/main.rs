@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `TRIALS` is the number of trials and `TRIALS_SEED` the seed of the first, the others follow:
-//! `TRIALS=1 TRIALS_SEED=42 cargo test --test simulation trials` repeats number 42.
+//! `TRIALS=1 TRIALS_SEED=42 cargo test --test simulation trials` repeats number 42. With `KINDS=1` a failing trial does not end the
+//! run: each kind of failure is listed with the first trial that has it. `SHRINK=0` shows a failing trial as it is.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -23,31 +24,39 @@
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/answer.rs"]
 mod answer;
+mod answers;
 mod check;
 mod deadlines;
+mod directed;
 mod dynamodb;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/events.rs"]
 mod events;
+mod exchange;
+mod fault;
 mod faults;
 mod function;
 mod history;
 mod network;
+mod people;
 mod plan;
 mod report;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/role.rs"]
 mod role;
 mod shrink;
+mod story;
 mod timing;
 mod world;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/yaml.rs"]
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use mimalloc::MiMalloc;
 use plan::Plan;
@@ -63,6 +72,9 @@ const TRIALS: u64 = 600;
 /// From this number of trials on, a fault that never met a step fails the run.
 const ENOUGH_TRIALS: u64 = 20_000;
 
+/// A trial takes milliseconds, and one that fails up to a minute until its story is told.
+const LONGEST_TRIAL: Duration = Duration::from_mins(5);
+
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
@@ -72,16 +84,36 @@ fn in_all_trials_what_is_answered_is_true() {
     let trials = variable("TRIALS").unwrap_or(TRIALS);
     let seed = variable("TRIALS_SEED").unwrap_or(20_261_124);
     let begin = Instant::now();
+    let kinds = Mutex::new(BTreeMap::new());
     let report = on_all_cores(seed..seed + trials, |seed| {
         let plan = Plan::of(seed);
         let outcome = world::run(&plan, false);
-        if outcome.wrong.is_empty() { Ok(outcome.report) } else { Err(story(&plan, &outcome.wrong)) }
+        if outcome.wrong.is_empty() {
+            return Ok(outcome.report);
+        }
+        if variable("KINDS") != Some(1) {
+            return Err(story(&plan, &outcome.wrong));
+        }
+        let mut kinds = kinds.lock().expect("no trial to panic");
+        for wrong in outcome.wrong {
+            let (times, first, text) = kinds.entry(story::kind(&wrong)).or_insert((0, seed, wrong.clone()));
+            *times += 1;
+            if seed < *first {
+                (*first, *text) = (seed, wrong);
+            }
+        }
+        Ok(outcome.report)
     });
     let seconds = begin.elapsed().as_secs_f64();
     let report = report.unwrap_or_else(|story| panic!("{story}"));
+    let kinds = kinds.into_inner().expect("no trial to panic");
+    for (times, first, wrong) in kinds.values() {
+        println!("{times} times, first in trial {first}: {wrong}");
+    }
     println!("{report}\n{:.0} trials a second, from seed {seed}", trials as f64 / seconds);
     let missing = report.missing();
     println!("never met: {missing:?}");
+    assert!(kinds.is_empty(), "{} kinds of failure", kinds.len());
     assert!(trials < ENOUGH_TRIALS || missing.is_empty(), "never met: {missing:?}");
 }
 
@@ -117,12 +149,15 @@ fn on_all_cores(
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
+                let (beats, heard) = channel();
+                std::thread::spawn(move || watch(&heard));
                 let mut own = Report::default();
                 let failed = loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end || stop.load(Ordering::Relaxed) {
                         break None;
                     }
+                    beats.send(seed).expect("somebody who listens");
                     match trial(seed) {
                         Ok(report) => own.add(&report),
                         Err(story) => break Some(story),
@@ -143,9 +178,24 @@ fn on_all_cores(
     sum.into_inner().expect("no trial to panic")
 }
 
+/// Ends the process if a trial loops without a request and without time going by, so that nothing else can see it.
+fn watch(begun: &Receiver<u64>) {
+    let mut seed = None;
+    loop {
+        match begun.recv_timeout(LONGEST_TRIAL) {
+            Ok(next) => seed = Some(next),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                println!("trial {seed:?} does not end");
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
 /// What was wrong, and what happened in the smallest trial that is still wrong.
 fn story(plan: &Plan, wrong: &[String]) -> String {
-    let smallest = if variable("SHRINK") == Some(0) { plan.clone() } else { shrink::shrink(plan) };
+    let smallest = if variable("SHRINK") == Some(0) { plan.clone() } else { shrink::shrink(plan, &wrong[0]) };
     let outcome = world::run(&smallest, true);
     format!(
         "trial {} fails (repeat it with TRIALS=1 TRIALS_SEED={}):\n  {}\n\nthe smallest trial that still fails:\n  {}\n{smallest}\n\n{}",
@@ -153,6 +203,6 @@ fn story(plan: &Plan, wrong: &[String]) -> String {
         plan.seed,
         wrong.join("\n  "),
         outcome.wrong.join("\n  "),
-        outcome.trace.join("\n"),
+        story::shortened(&outcome.trace).join("\n"),
     )
 }

@@ -65,6 +65,8 @@ pub struct Sent {
     pub back: u64,
     /// Whether nobody accepts the connection.
     pub refused: bool,
+    /// Whether the connection is closed as soon as the request has arrived, so many milliseconds before it is carried out.
+    pub closed_early: Option<u64>,
 }
 
 /// What arrives at the function.
@@ -73,11 +75,19 @@ pub enum Response {
     Answer {
         status: u16,
         body: Value,
+        /// The text that is sent, if it is not that of the body.
+        text: Option<String>,
     },
     /// An answer that is not DynamoDB's.
     Garbled,
     /// The connection is closed.
     Closed,
+}
+
+impl Response {
+    pub fn answer(status: u16, body: Value) -> Self {
+        Self::Answer { status, body, text: None }
+    }
 }
 
 /// Headers in which an SDK describes itself, and which the function leaves out.
@@ -105,7 +115,9 @@ impl HttpConnector for Pool {
         let target = headers.get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body = serde_json::from_slice(request.body().bytes().unwrap_or_default()).expect("a JSON request");
-        let sent = with_world(|world| world.send(calling(), self.0, operation, body));
+        let authorization = headers.get("authorization").unwrap_or_default();
+        let key = authorization.split(['=', '/']).nth(1).unwrap_or_default().to_owned();
+        let sent = with_world(|world| world.send(calling(), self.0, &key, operation, body));
         HttpConnectorFuture::new(exchange(sent))
     }
 }
@@ -175,7 +187,7 @@ async fn exchange(sent: Sent) -> Result<HttpResponse, ConnectorError> {
         }
     });
     let (status, body) = match response {
-        Response::Answer { status, body } => (status, body.to_string()),
+        Response::Answer { status, body, text } => (status, text.unwrap_or_else(|| body.to_string())),
         Response::Garbled => (200, "<html>Bad Gateway</html>".to_owned()),
         Response::Closed => {
             return Err(ConnectorError::io(io::Error::from(io::ErrorKind::ConnectionReset).into()));
@@ -196,7 +208,7 @@ async fn carry(sent: &Sent) -> Response {
         Connection::Open | Connection::Opening => {
             let (answer, answered) = oneshot::channel();
             with_world(|world| world.under_way += 1);
-            tokio::spawn(serve(sent.number, sent.out, sent.back, answer));
+            tokio::spawn(serve(sent.number, (sent.out, sent.closed_early, sent.back), answer));
             match answered.await {
                 Ok(response) => response,
                 Err(_) => pending().await,
@@ -206,13 +218,22 @@ async fn carry(sent: &Sent) -> Response {
 }
 
 /// The far end. It goes on when the function has given up the request.
-async fn serve(number: usize, out: u64, back: u64, answer: oneshot::Sender<Response>) {
+async fn serve(number: usize, (out, closed_early, back): (u64, Option<u64>, u64), answer: oneshot::Sender<Response>) {
     sleep(Duration::from_millis(out)).await;
+    let mut answer = Some(answer);
+    // Whoever has given up does not hear it.
+    let mut respond = |response| answer.take().map(|answer| answer.send(response).is_ok());
+    if let Some(late) = closed_early {
+        respond(Response::Closed);
+        sleep(Duration::from_millis(late)).await;
+    }
+    while let Some(pause) = with_world(|world| world.carry_out_a_part(number)) {
+        sleep(Duration::from_millis(pause)).await;
+    }
     let outcome = with_world(|world| world.carry_out(number));
     if let Some((response, late)) = outcome {
         sleep(Duration::from_millis(back + late)).await;
-        // Whoever has given up does not hear it.
-        let _ = answer.send(response);
+        respond(response);
     }
     crate::world::if_there(|world| world.under_way -= 1);
 }

@@ -5,14 +5,20 @@
 
 use std::fmt;
 
+use disable_my_other_sessions::rules::limits::Limits;
 use fastrand::Rng;
+
+use crate::fault::Fault;
 
 /// A trial.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub service: Behaviour,
+    /// Of the function. Small ones are reached with few sessions.
+    pub limits: Limits,
     pub sessions: Vec<PlannedSession>,
+    pub intruder: Option<Intruder>,
     pub presses: Vec<Press>,
     pub faults: Vec<PlannedFault>,
     pub acts: Vec<Act>,
@@ -46,6 +52,10 @@ pub enum Lag {
     Usual,
     /// Often seconds.
     Long,
+    /// At most the second that the contract names: as measured, but one in four up to a second.
+    UpToASecond,
+    /// Exactly so many milliseconds.
+    Exactly(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +63,35 @@ pub struct PlannedSession {
     /// Part of its id.
     pub number: usize,
     pub kind: Kind,
+    pub trouble: Option<Trouble>,
+}
+
+/// What happens to every statement that names a session, in all calls but the last ones of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Refused for good, with one of the codes for it: the item may be too large, for example.
+    Refused(u8),
+    /// In conflict with transactions.
+    Conflict,
+    Throttled,
+    /// Not carried out, and answered with a code that nobody knows.
+    Unknown,
+    /// Carried out, and answered with a code that nobody knows.
+    UnknownAfter,
+}
+
+/// Somebody who holds one of the user's sessions, and makes the application rotate it in a loop while a call is made. A rotation
+/// is one transaction: the old session ends, and a new one with another token begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Intruder {
+    /// The session that he begins with.
+    pub session: usize,
+    /// Milliseconds from one rotation to the next.
+    pub period: u64,
+    /// Milliseconds from the beginning of a call to the first rotation.
+    pub phase: u64,
+    /// Whether the application deletes the old session. Otherwise it revokes it, without a `revocation_id`.
+    pub deletes: bool,
 }
 
 /// The state in which a session of the caller's user begins.
@@ -78,8 +117,37 @@ pub struct Press {
     /// Time until Lambda's deadline, in milliseconds.
     pub timeout: u64,
     pub gateway: u8,
+    pub oddity: Oddity,
     pub credential: u8,
     pub beside: Option<Beside>,
+}
+
+impl Press {
+    /// A press without anything unusual.
+    pub fn plain(number: usize, timeout: u64) -> Self {
+        Self {
+            number,
+            pause: 0,
+            meanwhile: None,
+            timeout,
+            gateway: 0,
+            oddity: Oddity::None,
+            credential: 0,
+            beside: None,
+        }
+    }
+}
+
+/// Something in parts of the event that the function does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oddity {
+    None,
+    /// Bytes that are not UTF-8.
+    NotUtf8,
+    /// Half of a surrogate pair, escaped.
+    HalfSurrogate,
+    /// A body of this many bytes.
+    Body(usize),
 }
 
 /// A second press of the button.
@@ -147,6 +215,15 @@ impl Step {
         Self::Sessions,
     ];
 
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Connect | Self::Caller => "GetItem",
+            Self::FirstPage | Self::FurtherPage | Self::LaterLook => "Query",
+            Self::Write | Self::WriteAgain => "BatchExecuteStatement",
+            Self::Sessions => "BatchGetItem",
+        }
+    }
+
     pub fn is_write(self) -> bool {
         matches!(self, Self::Write | Self::WriteAgain)
     }
@@ -156,175 +233,11 @@ impl Step {
     }
 }
 
-/// Something that goes wrong with one request.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fault {
-    /// DynamoDB's code of a throttled request.
-    Throttled(u8),
-    InternalError,
-    Unavailable,
-    AccessDenied,
-    Invalid,
-    /// An answer that is not DynamoDB's, to a request that was not carried out.
-    Garbled,
-    Refused,
-    Reset,
-    /// Never arrives.
-    Hang,
-    /// Arrives this many milliseconds late.
-    SlowRequest(u64),
-    /// Carried out, and answered this many milliseconds late.
-    SlowAnswer(u64),
-    /// Carried out, and the connection is closed instead of an answer.
-    LostAnswer,
-    /// Carried out, and never answered.
-    HungAnswer,
-    /// Carried out, and answered with something that is not DynamoDB's.
-    GarbledAnswer,
-    /// Carried out, and answered with an internal error.
-    ErrorAfter,
-    /// Never answered, and carried out this many milliseconds later.
-    Late(u64),
-    /// Some statements of a batch fail, each with a code of its own, drawn from this seed.
-    Statements(u64),
-    /// Some statements of a batch are carried out and answered with an internal error.
-    StatementsAfter(u64),
-    /// Only this part of a batch is carried out and answered.
-    Curtailed(f64),
-    /// Only this part of the answer to a batch arrives.
-    TailLost(f64),
-    /// All is carried out, and the answer is an empty object.
-    Empty,
-    /// Some keys of a batch of reads are not processed.
-    Unprocessed(u64),
-    /// Some entries are on the page twice.
-    Twice(u64),
-    /// Some entries of pages before are on this page too.
-    Again(u64),
-    /// Some entries are missing on the page.
-    Missed(u64),
-    /// The page shows entries as they once were, of sessions that may be revoked, gone, or of another user by now.
-    Stale(u64),
-}
-
-impl Fault {
-    pub const NAMES: [&'static str; 26] = [
-        "Throttled",
-        "InternalError",
-        "Unavailable",
-        "AccessDenied",
-        "Invalid",
-        "Garbled",
-        "Refused",
-        "Reset",
-        "Hang",
-        "SlowRequest",
-        "SlowAnswer",
-        "LostAnswer",
-        "HungAnswer",
-        "GarbledAnswer",
-        "ErrorAfter",
-        "Late",
-        "Statements",
-        "StatementsAfter",
-        "Curtailed",
-        "TailLost",
-        "Empty",
-        "Unprocessed",
-        "Twice",
-        "Again",
-        "Missed",
-        "Stale",
-    ];
-
-    fn drawn(kind: usize, rng: &mut Rng) -> Self {
-        match kind {
-            0 => Self::Throttled(rng.u8(0..4)),
-            1 => Self::InternalError,
-            2 => Self::Unavailable,
-            3 => Self::AccessDenied,
-            4 => Self::Invalid,
-            5 => Self::Garbled,
-            6 => Self::Refused,
-            7 => Self::Reset,
-            8 => Self::Hang,
-            9 => Self::SlowRequest(rng.u64(10..900)),
-            10 => Self::SlowAnswer(rng.u64(10..900)),
-            11 => Self::LostAnswer,
-            12 => Self::HungAnswer,
-            13 => Self::GarbledAnswer,
-            14 => Self::ErrorAfter,
-            15 => Self::Late(if rng.bool() { rng.u64(50..3_000) } else { rng.u64(50..30_000) }),
-            16 => Self::Statements(rng.u64(..)),
-            17 => Self::StatementsAfter(rng.u64(..)),
-            18 => Self::Curtailed(rng.f64()),
-            19 => Self::TailLost(rng.f64()),
-            20 => Self::Empty,
-            21 => Self::Unprocessed(rng.u64(..)),
-            22 => Self::Twice(rng.u64(..)),
-            23 => Self::Again(rng.u64(..)),
-            24 => Self::Missed(rng.u64(..)),
-            _ => Self::Stale(rng.u64(..)),
-        }
-    }
-
-    /// Its place in [`Fault::NAMES`].
-    pub fn kind(self) -> usize {
-        match self {
-            Self::Throttled(_) => 0,
-            Self::InternalError => 1,
-            Self::Unavailable => 2,
-            Self::AccessDenied => 3,
-            Self::Invalid => 4,
-            Self::Garbled => 5,
-            Self::Refused => 6,
-            Self::Reset => 7,
-            Self::Hang => 8,
-            Self::SlowRequest(_) => 9,
-            Self::SlowAnswer(_) => 10,
-            Self::LostAnswer => 11,
-            Self::HungAnswer => 12,
-            Self::GarbledAnswer => 13,
-            Self::ErrorAfter => 14,
-            Self::Late(_) => 15,
-            Self::Statements(_) => 16,
-            Self::StatementsAfter(_) => 17,
-            Self::Curtailed(_) => 18,
-            Self::TailLost(_) => 19,
-            Self::Empty => 20,
-            Self::Unprocessed(_) => 21,
-            Self::Twice(_) => 22,
-            Self::Again(_) => 23,
-            Self::Missed(_) => 24,
-            Self::Stale(_) => 25,
-        }
-    }
-
-    /// Whether a fault of this kind can meet a request of this step.
-    pub fn can_meet(kind: usize, step: Step) -> bool {
-        match kind {
-            0..=14 => true,
-            15..=20 => step.is_write(),
-            21 => step == Step::Sessions,
-            23 => step == Step::FurtherPage,
-            _ => step.is_page(),
-        }
-    }
-
-    /// Whether the call may fail for good because of it.
-    pub fn is_permanent(self) -> bool {
-        matches!(self, Self::AccessDenied | Self::Invalid)
-    }
-
-    /// Whether it changes only what the index shows, which is no reason to fail.
-    pub fn is_of_the_index(self) -> bool {
-        matches!(self, Self::Twice(_) | Self::Again(_) | Self::Missed(_) | Self::Stale(_))
-    }
-}
-
 /// Something that others do.
 #[derive(Clone, Copy, Debug)]
 pub struct Act {
+    /// Part of the name of what it makes.
+    pub number: usize,
     /// The call during which it happens.
     pub call: usize,
     pub when: When,
@@ -369,8 +282,12 @@ pub enum Deed {
     Revoke,
     /// A status of the application's own.
     Suspend,
+    /// It expires in so many milliseconds.
+    ExpireIn(u64),
     /// TTL deletes what has expired.
     Sweep,
+    /// The process of the function gets no CPU for so many milliseconds. Everybody else goes on.
+    Stall(u64),
 }
 
 impl Plan {
@@ -379,10 +296,12 @@ impl Plan {
         let mut rng = Rng::with_seed(seed ^ 0x0005_eed0_fa71_a1a1);
         let sessions = sessions(&mut rng);
         let service = behaviour(&mut rng, sessions.len());
+        let limits = limits(&mut rng, sessions.len());
         let presses = presses(&mut rng, sessions.len());
         let (mut faults, mut acts) = (Vec::new(), Vec::new());
         // Some trials have one kind of trouble only, so that it is not hidden by another.
         let (with_faults, with_acts) = [(true, true), (true, false), (false, true), (true, true)][rng.usize(0..4)];
+        let is_busy = with_acts && rng.u8(0..10) == 0;
         for press in &presses {
             let calls = 2 * press.number..=2 * press.number + usize::from(press.beside.is_some());
             for call in calls {
@@ -392,27 +311,59 @@ impl Plan {
                 if with_acts {
                     draw_acts(&mut rng, call, sessions.len(), &mut acts);
                 }
+                if is_busy {
+                    draw_busy_acts(&mut rng, call, sessions.len(), &mut acts);
+                }
             }
         }
-        Self { seed, service, sessions, presses, faults, acts }
+        let mut plan = Self { seed, service, limits, sessions, intruder: None, presses, faults, acts };
+        if !plan.sessions.is_empty() && rng.u8(0..40) == 0 {
+            plan.let_in_an_intruder(&mut rng);
+        }
+        plan
     }
 
-    /// The fault that meets this request.
-    pub fn fault(&self, call: usize, step: Step, nth: u32) -> Option<Fault> {
-        let meets = |planned: &&PlannedFault| {
+    /// An intruder can be anywhere in a look of several pages, and where others reactivate his sessions. Both is left out.
+    fn let_in_an_intruder(&mut self, rng: &mut Rng) {
+        let period = match rng.u8(0..3) {
+            0 => rng.u64(5..40),
+            1 => rng.u64(40..400),
+            _ => rng.u64(400..10_000),
+        };
+        let session = rng.usize(0..self.sessions.len());
+        self.intruder = Some(Intruder { session, period, phase: rng.u64(0..period.min(60)), deletes: rng.bool() });
+        self.sessions[session] = PlannedSession { number: session, kind: Kind::Active, trouble: None };
+        self.acts.clear();
+        self.service.lag = [Lag::None, Lag::Usual, Lag::UpToASecond, Lag::UpToASecond][rng.usize(0..4)];
+        self.service.page_limit = None;
+        self.limits.page = Limits::DEPLOYED.page;
+        for press in &mut self.presses {
+            // He does not press himself, and so many rotations are enough.
+            press.beside.iter_mut().for_each(|beside| beside.by = beside.by.filter(|by| *by != session));
+            press.timeout = press.timeout.min(1_000 + 200 * period);
+        }
+    }
+
+    /// The place of the fault that meets this request.
+    pub fn fault(&self, call: usize, step: Step, nth: u32) -> Option<usize> {
+        let meets = |planned: &PlannedFault| {
             planned.call == call
                 && planned.step == step
                 && (planned.nth == nth || planned.onwards && planned.nth <= nth)
         };
-        self.faults.iter().find(meets).map(|planned| planned.fault)
+        self.faults.iter().position(meets)
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:?}", self.service)?;
-        let sessions = self.sessions.iter().map(|session| format!("s{} {:?}", session.number, session.kind));
+        writeln!(f, "{:?}\n{:?}", self.service, self.limits)?;
+        let sessions = self.sessions.iter().map(|session| {
+            let trouble = session.trouble.map_or_else(String::new, |trouble| format!(" {trouble:?}"));
+            format!("s{} {:?}{trouble}", session.number, session.kind)
+        });
         writeln!(f, "sessions: {}", sessions.collect::<Vec<_>>().join(", "))?;
+        self.intruder.iter().try_for_each(|intruder| writeln!(f, "{intruder:?}"))?;
         self.presses.iter().try_for_each(|press| writeln!(f, "{press:?}"))?;
         self.faults.iter().try_for_each(|fault| writeln!(f, "{fault:?}"))?;
         self.acts.iter().try_for_each(|act| writeln!(f, "{act:?}"))
@@ -435,7 +386,30 @@ fn sessions(rng: &mut Rng) -> Vec<PlannedSession> {
         4 => Kind::WithForeignAttributes,
         _ => Kind::Active,
     };
-    (0..number).map(|number| PlannedSession { number, kind: kind(rng) }).collect()
+    // One session in trouble, or some, or all. Each is sent again for seconds, so not too many.
+    let share = match rng.u8(0..24) {
+        0 => 1.5 / number as f64,
+        1 if number < 30 => 0.5,
+        2 if number < 30 => 1.0,
+        _ => 0.0,
+    };
+    let trouble = |rng: &mut Rng| (rng.f64() < share).then(|| one_of(rng, troubles));
+    (0..number).map(|number| PlannedSession { number, kind: kind(rng), trouble: trouble(rng) }).collect()
+}
+
+fn limits(rng: &mut Rng, sessions: usize) -> Limits {
+    if rng.u8(0..3) > 0 {
+        return Limits::DEPLOYED;
+    }
+    let smallest = i32::try_from(sessions / 20).expect("few sessions");
+    let small = |rng: &mut Rng, most: usize| if rng.bool() { rng.usize(1..=4.min(most)) } else { rng.usize(1..=most) };
+    Limits {
+        batch: small(rng, Limits::DEPLOYED.batch),
+        in_flight: small(rng, Limits::DEPLOYED.in_flight),
+        // Pages of one entry for hundreds of sessions show nothing new and take long.
+        page: [rng.i32(1..5), rng.i32(5..100), Limits::DEPLOYED.page][rng.usize(0..3)].max(smallest),
+        attempts: rng.u32(4..=Limits::DEPLOYED.attempts),
+    }
 }
 
 fn behaviour(rng: &mut Rng, sessions: usize) -> Behaviour {
@@ -471,6 +445,7 @@ fn presses(rng: &mut Rng, sessions: usize) -> Vec<Press> {
             _ => 29_000,
         },
         gateway: rng.u8(0..4),
+        oddity: if rng.u8(0..10) == 0 { one_of(rng, oddities) } else { Oddity::None },
         credential: rng.u8(0..3),
         beside: (rng.u8(0..4) == 0).then(|| Beside {
             after: rng.u64(0..40),
@@ -504,7 +479,10 @@ fn draw_faults(rng: &mut Rng, call: usize, faults: &mut Vec<PlannedFault>) {
 
 fn draw_fault(rng: &mut Rng, step: Step) -> Option<Fault> {
     let possible: Vec<_> = (0..Fault::NAMES.len()).filter(|kind| Fault::can_meet(*kind, step)).collect();
-    let fault = Fault::drawn(possible[rng.usize(0..possible.len())], rng);
+    // Damage comes in many kinds.
+    let damaged = rng.u8(0..8) == 0;
+    let kind = if damaged { Fault::Damaged(0).kind() } else { possible[rng.usize(0..possible.len())] };
+    let fault = Fault::drawn(kind, step, rng);
     // After a permanent error there is little to see.
     (!fault.is_permanent() || rng.u8(0..4) == 0).then_some(fault)
 }
@@ -519,22 +497,67 @@ fn draw_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Act>) {
             1 => When::Before(step, nth),
             _ => When::Behind(step, nth),
         };
-        let deed = [
-            Deed::Create,
-            Deed::Extend,
-            Deed::Rotate,
-            Deed::Reactivate,
-            Deed::Reactivate,
-            Deed::MoveAway,
-            Deed::MoveAway,
-            Deed::MoveHere,
-            Deed::Delete,
-            Deed::Revoke,
-            Deed::Suspend,
-            Deed::Sweep,
-        ][rng.usize(0..12)];
+        let deed = one_of(rng, deeds);
         let on =
             if sessions == 0 || rng.u8(0..24) == 0 { Target::Caller } else { Target::Session(rng.usize(0..sessions)) };
-        acts.push(Act { call, when, deed, on });
+        acts.push(Act { number: acts.len(), call, when, deed, on });
     }
+}
+
+/// An application that ends, deletes and revives sessions between any two requests. The caller's may expire while it is read.
+fn draw_busy_acts(rng: &mut Rng, call: usize, sessions: usize, acts: &mut Vec<Act>) {
+    if rng.u8(0..4) == 0 {
+        let expires = Deed::ExpireIn(rng.u64(0..12));
+        acts.push(Act {
+            number: acts.len(),
+            call,
+            when: When::Before(Step::Caller, 0),
+            deed: expires,
+            on: Target::Caller,
+        });
+    }
+    // Few sessions, so that much happens to each.
+    let few = sessions.min(4);
+    for step in Step::ALL.into_iter().filter(|step| *step != Step::Connect && few > 0) {
+        for nth in 0..8 {
+            let deed = [Deed::Revoke, Deed::Delete, Deed::Reactivate, Deed::Reactivate, Deed::Rotate][rng.usize(0..5)];
+            let when = if rng.bool() { When::Before(step, nth) } else { When::Behind(step, nth) };
+            acts.push(Act { number: acts.len(), call, when, deed, on: Target::Session(rng.usize(0..few)) });
+        }
+    }
+}
+
+/// One of several, all of them as likely.
+fn one_of<T: Copy, const N: usize>(rng: &mut Rng, all: fn(&mut Rng) -> [T; N]) -> T {
+    let all = all(rng);
+    all[rng.usize(0..N)]
+}
+
+pub fn troubles(rng: &mut Rng) -> [Trouble; 6] {
+    let refused = Trouble::Refused(rng.u8(0..3));
+    [refused, refused, Trouble::Conflict, Trouble::Throttled, Trouble::Unknown, Trouble::UnknownAfter]
+}
+
+pub fn oddities(rng: &mut Rng) -> [Oddity; 4] {
+    [Oddity::None, Oddity::NotUtf8, Oddity::HalfSurrogate, Oddity::Body(rng.usize(1..20_000))]
+}
+
+pub fn deeds(rng: &mut Rng) -> [Deed; 14] {
+    let most = [100, 2_000, 30_000][rng.usize(0..3)];
+    [
+        Deed::Create,
+        Deed::Extend,
+        Deed::Rotate,
+        Deed::Reactivate,
+        Deed::Reactivate,
+        Deed::MoveAway,
+        Deed::MoveAway,
+        Deed::MoveHere,
+        Deed::Delete,
+        Deed::Revoke,
+        Deed::Suspend,
+        Deed::Sweep,
+        Deed::ExpireIn(rng.u64(0..60)),
+        Deed::Stall(rng.u64(1..most)),
+    ]
 }

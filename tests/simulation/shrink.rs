@@ -1,18 +1,27 @@
-//! From a failing trial to the smallest one that still fails: parts of the plan are left out, many at once and then one by one.
+//! From a failing trial to the smallest one that still fails in the same way: parts of the plan are left out, many at once and then
+//! one by one.
 
 use std::time::{Duration, Instant};
 
-use crate::plan::{Lag, Plan};
+use disable_my_other_sessions::rules::limits::Limits;
+
+use crate::plan::{Lag, Oddity, Plan};
+use crate::story::kind;
 use crate::world::run;
 
 /// How long it may take.
 const MOST_TIME: Duration = Duration::from_secs(20);
 
-/// The smallest plan that still fails.
-pub fn shrink(plan: &Plan) -> Plan {
+/// The smallest plan in which something of the same kind is wrong.
+pub fn shrink(plan: &Plan, wrong: &str) -> Plan {
     let begin = Instant::now();
-    let mut fails = |plan: &Plan| begin.elapsed() < MOST_TIME && !run(plan, false).wrong.is_empty();
+    let same = |plan: &Plan| run(plan, false).wrong.iter().any(|other| self::kind(other) == self::kind(wrong));
+    let mut fails = |plan: &Plan| begin.elapsed() < MOST_TIME && same(plan);
     let mut plan = plan.clone();
+    let used = run(&plan, false).used;
+    if fails(&used) {
+        plan = used;
+    }
     loop {
         let before = size(&plan);
         without(&mut plan, &mut fails, |plan| &mut plan.presses);
@@ -51,7 +60,11 @@ fn without<T: Clone>(plan: &mut Plan, fails: &mut impl FnMut(&Plan) -> bool, lis
 
 /// Takes away what else is unusual.
 fn simpler(plan: &mut Plan, fails: &mut impl FnMut(&Plan) -> bool) {
-    let steps: [fn(&mut Plan); 6] = [
+    let steps: [fn(&mut Plan); 10] = [
+        |plan| plan.intruder = None,
+        |plan| plan.limits = Limits::DEPLOYED,
+        |plan| plan.sessions.iter_mut().for_each(|session| session.trouble = None),
+        |plan| plan.presses.iter_mut().for_each(|press| press.oddity = Oddity::None),
         |plan| plan.service.partition = None,
         |plan| plan.service.lag = Lag::None,
         |plan| plan.service.page_limit = None,
