@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use lambda_http::http::{HeaderMap, Method};
 use lambda_http::tower::ServiceBuilder;
@@ -75,9 +74,8 @@ impl Handler {
         }
         match *request.method() {
             Method::DELETE => {
-                let deadline = request.lambda_context_ref().map_or(UNIX_EPOCH, Context::deadline);
-                let budget = Budget::until(deadline, (self.clock)(), Instant::now());
-                self.disable_my_other_sessions(request.headers(), budget, record).await.map(Answer::Revoked)
+                let lambda = request.lambda_context_ref().cloned().unwrap_or_default();
+                self.disable_my_other_sessions(request.headers(), &lambda, record).await.map(Answer::Revoked)
             }
             Method::OPTIONS => Ok(Answer::Preflight),
             _ => Err(Error::MethodNotAllowed),
@@ -87,9 +85,10 @@ impl Handler {
     async fn disable_my_other_sessions(
         &self,
         headers: &HeaderMap,
-        mut budget: Budget,
+        lambda: &Context,
         record: &mut Record,
     ) -> Result<u64, Error> {
+        let mut budget = Budget::until(lambda.deadline(), (self.clock)(), Instant::now());
         let credential = credentials::from_headers(headers, &self.config.cookie_name)?.ok_or(Inactive::NoCredential)?;
         if credential.source.is_sent_by_browsers {
             self.config.allowed_origins.check_cookie_use(headers)?;
@@ -101,7 +100,7 @@ impl Handler {
             return Err(Error::SessionRefreshRequired);
         }
         let at = since_epoch((self.clock)()).as_secs();
-        let revocation = Revocation { at, by: caller.session_id.clone(), id: record.lambda.request_id.clone() };
+        let revocation = Revocation { at, by: caller.session_id.clone(), id: lambda.request_id.clone() };
         let call = revoke_others(&self.store, &caller, &revocation, self.limits, budget).await;
         record.revoked(&call);
         let revoked = call.began.then_some(call.count);

@@ -28,7 +28,7 @@ pub struct Record {
     revoked: u64,
     statistics: Statistics,
     /// Lambda's context of the invocation.
-    pub lambda: Context,
+    lambda: Context,
     cold_start: bool,
     begin: Instant,
     caller: Option<Caller>,

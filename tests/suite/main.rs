@@ -17,6 +17,7 @@ mod cli;
 mod events;
 mod faults;
 mod hostile;
+mod layout;
 mod load;
 mod openapi;
 mod revocation;
