@@ -22,6 +22,7 @@ mod openapi;
 mod revocation;
 mod routing;
 mod snippets;
+mod stream;
 mod support;
 mod template;
 mod thaw;
