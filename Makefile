@@ -107,6 +107,8 @@ tools: rust $(CARGO_LAMBDA_STAMP)
 validate: $(SAM_STAMP)
 	$(SAM_CLI) validate --lint
 	$(SAM_CLI) validate
+	$(SAM_CLI) validate --lint --template docs/code/consumer/template.yaml
+	$(SAM_CLI) validate --template docs/code/consumer/template.yaml
 	$(SAM_PYTHON) .ci/validate-template
 
 # The advisory database comes from GitHub. The other checks run without it.
