@@ -13,6 +13,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -284,12 +285,15 @@ def check_failures(cloud, api, sessions, variables, rows, passed):
     gone = {"user_id": {"S": "ivan"}, "connection_id": {"S": "gone"}, "token_hash": {"S": "none"}}
     sessions.client.put_item(TableName=variables["CONNECTIONS_TABLE"], Item=gone)
     sessions.put("judy", "j-1", "j-2")
-    first, second = Device(cloud, api, "j-1"), Device(cloud, api, "j-2")
-    first.subscribe()
-    wait_until(lambda: len(rows()) == len(before) + 2, "a connection is recorded")
-    (broken,) = rows() - before - {"gone"}
-    second.subscribe()
-    wait_until(lambda: len(rows()) == len(before) + 3, "two connections are recorded")
+    devices = {}
+    for name in ("j-1", "j-2"):
+        known, device = rows(), Device(cloud, api, name)
+        device.subscribe()
+        wait_until(lambda known=known: len(rows()) == len(known) + 1, "a connection is recorded")
+        (connection,) = rows() - known
+        devices[connection] = device
+    # The first that a query returns, so that the failure comes before the other.
+    broken, other = sorted(devices)
     for name in ("j-1", "j-2"):
         sessions.client.delete_item(TableName=sessions.table, Key={"token_hash": {"S": hash_of(name)}})
     server.broken.add(broken)
@@ -300,14 +304,14 @@ def check_failures(cloud, api, sessions, variables, rows, passed):
         assert consumer.handle(batch, None) == {"batchItemFailures": failed}
     assert len(log.getvalue().splitlines()) == 5 and "secret" not in log.getvalue() and "judy" not in log.getvalue()
     assert rows() == before | {broken}, rows()
-    second.wait_for_close()
+    devices[other].wait_for_close()
     passed("a connection that cannot be closed keeps no other open, and only its records are reported as failed")
     server.broken.clear()
     server.deleted.clear()
     for _ in range(2):
         with contextlib.redirect_stdout(io.StringIO()):
             assert consumer.handle({"Records": batch["Records"][:4]}, None) == {"batchItemFailures": []}
-    first.wait_for_close()
+    devices[broken].wait_for_close()
     assert server.deleted == [broken] and rows() == before, server.deleted
     passed("the batch that is sent again closes it; once more does nothing")
     sessions.put("kim", "k-1")
@@ -320,6 +324,8 @@ def check_failures(cloud, api, sessions, variables, rows, passed):
     assert rows() == before
     passed("invoked with {}, it closes what no event has named: the session was deleted")
     check_order(consumer, cloud, api, sessions, rows, passed)
+    check_states(consumer, cloud, sessions, rows, passed)
+    check_restore(cloud, sessions, passed)
     server.shutdown()
 
 
@@ -345,6 +351,72 @@ def check_order(consumer, cloud, api, sessions, rows, passed):
     assert consumer.subscribe({"requestContext": context}, None) == {"statusCode": 200}
     device.wait_for_close()
     passed("a session that is revoked while its connection is recorded")
+
+
+def check_states(consumer, cloud, sessions, rows, passed):
+    """The connection of a session is kept only if the session is active, not expired, and the user's own."""
+    before, later = rows(), {"N": str(int(time.time()) + 600)}
+    active = {"user_id": {"S": "mia"}, "status": {"S": "active"}, "expires_at": later}
+    others = [
+        {"status": {"S": "revoked"}},
+        {"status": {"S": "mfa_pending"}},
+        {"status": None},
+        {"expires_at": {"N": "1"}},
+        {"expires_at": {"S": later["N"]}},
+        {"expires_at": None},
+        {"user_id": {"S": "mallory"}},
+    ]
+    for number, change in enumerate([{}, *others]):
+        item = {name: value for name, value in (active | change).items() if value}
+        sessions.client.put_item(TableName=sessions.table, Item=item | {"token_hash": {"S": f"state-{number}"}})
+        connection = {"user_id": "mia", "connection_id": f"connection-{number}", "token_hash": f"state-{number}"}
+        consumer.CONNECTIONS.put_item(Item=connection)
+    assert consumer.handle({}, None) == {"closed": len(others)}
+    assert rows() == before | {"connection-0"}, rows()
+    passed(f"of {len(others) + 1} states of a session, one keeps its connection")
+
+
+def check_restore(cloud, sessions, passed):
+    """What was ended after a backup is ended again in the restored table."""
+    active, expiry = {"status": {"S": "active"}}, {"expires_at": {"N": "9999999999"}}
+    by_function = {
+        "status": {"S": "revoked"},
+        "revoked_at": {"N": "1790000000"},
+        "revoked_by": {"S": "id-of-caller"},
+        "revocation_id": {"S": "invocation"},
+    }
+    before = {"kept": active, "pressed": active, "signed-out": active, "pending": active, "gone": by_function}
+    after = {
+        "kept": active,
+        "pressed": by_function,
+        "pending": {"status": {"S": "mfa_pending"}},
+        "gone": by_function,
+        "new": by_function,
+    }
+    for table, items in (("old", after), ("restored", before)):
+        sessions.client.create_table(
+            TableName=table,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "token_hash", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "token_hash", "KeyType": "HASH"}],
+        )
+        for name, attributes in items.items():
+            item = {"token_hash": {"S": name}, "session_id": {"S": f"id-{name}"}} | expiry | attributes
+            sessions.client.put_item(TableName=table, Item=item)
+    command = [sys.executable, str(CODE / "restore.py"), "old", "restored"]
+    environment = {"AWS_ENDPOINT_URL": cloud.endpoint, "AWS_DEFAULT_REGION": sessions.client.meta.region_name}
+    environment |= os.environ | cloud.credentials
+    for expected in (3, 0):
+        result = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+        assert result.stdout == f"{expected} sessions are ended again\n", result.stdout
+    items = sessions.client.scan(TableName="restored")["Items"]
+    restored = {item["token_hash"]["S"]: item for item in items}
+    assert set(restored) == set(before), restored
+    assert {name for name, item in restored.items() if item["status"]["S"] == "active"} == {"kept"}, restored
+    assert by_function.items() <= restored["pressed"].items(), restored
+    for name in ("signed-out", "pending"):
+        assert restored[name]["revoked_by"]["S"] == f"id-{name}" and "revocation_id" not in restored[name], restored
+    passed("after a restore, what was revoked, deleted or changed since the backup is ended again, once")
 
 
 def record(number, user):

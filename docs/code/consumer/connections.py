@@ -68,14 +68,9 @@ def handle(event, _context):
 def read(record):
     """The revocation in a record of the stream. The rest of the item, the token's hash first, stays behind."""
     item = record["dynamodb"]["NewImage"]
-    return {
-        # An item that the application wrote without `session_id` is revoked too.
-        "session_id": item.get("session_id", {}).get("S"),
-        "user_id": item["user_id"]["S"],
-        "revoked_at": int(item["revoked_at"]["N"]),
-        "revoked_by": item["revoked_by"]["S"],
-        "revocation_id": item["revocation_id"]["S"],
-    }
+    names = ("session_id", "user_id", "revoked_at", "revoked_by", "revocation_id")
+    # Only a user's id is in every item that can be revoked. A value stands beside its type: {"S": "alice"}, {"N": "1"}.
+    return {"user_id": item["user_id"]["S"]} | {name: next(iter(item[name].values())) for name in names if name in item}
 
 
 def of_user(user_id):
