@@ -68,9 +68,14 @@ def handle(event, _context):
 def read(record):
     """The revocation in a record of the stream. The rest of the item, the token's hash first, stays behind."""
     item = record["dynamodb"]["NewImage"]
-    names = ("session_id", "user_id", "revoked_at", "revoked_by", "revocation_id")
-    # Only a user's id is in every item that can be revoked. A value stands beside its type: {"S": "alice"}, {"N": "1"}.
-    return {"user_id": item["user_id"]["S"]} | {name: next(iter(item[name].values())) for name in names if name in item}
+    # Only a user's id is in every item that can be revoked.
+    return {
+        "session_id": item.get("session_id", {}).get("S"),
+        "user_id": item["user_id"]["S"],
+        "revoked_at": json.loads(item.get("revoked_at", {}).get("N", "null")),
+        "revoked_by": item.get("revoked_by", {}).get("S"),
+        "revocation_id": item.get("revocation_id", {}).get("S"),
+    }
 
 
 def of_user(user_id):
