@@ -4,7 +4,7 @@
 #
 # More checks. Each installs what it needs into .tools, once:
 #   make tools          install cargo-lambda, which run and test use
-#   make validate       check template.yaml and the snippets of docs/your-own-api.md
+#   make validate       check template.yaml and the templates in docs/
 #   make audit          check dependencies (licences, advisories, unused) and spelling
 #   make test-clients   run Ory's SDKs, Schemathesis and a browser against it
 #   make test-snippets  run the code in docs/ (as root: installs the interpreters)

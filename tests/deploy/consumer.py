@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from samcli.yamlhelper import yaml_parse
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Message, Ping, RejectConnection, Request
 
@@ -293,6 +294,13 @@ def check_failures(cloud, api, sessions, variables, rows, passed):
     for name in environment:
         del os.environ[name]
 
+    used = set()
+
+    def remember(model, params, **_):
+        table = json.loads(params["body"])["TableName"]
+        used.add(("CheckSessions" if table == sessions.table else "FindAndForgetConnections", f"dynamodb:{model.name}"))
+
+    consumer.DYNAMODB.meta.client.meta.events.register("before-call.dynamodb", remember)
     before = rows()
     gone = {"user_id": {"S": "ivan"}, "connection_id": {"S": "gone"}, "token_hash": {"S": "none"}}
     sessions.client.put_item(TableName=variables["CONNECTIONS_TABLE"], Item=gone)
@@ -335,6 +343,14 @@ def check_failures(cloud, api, sessions, variables, rows, passed):
     kim.wait_for_close()
     assert rows() == before
     passed("invoked with {}, it closes what no event has named: the session was deleted")
+    consumer.DYNAMODB.meta.client.meta.events.unregister("before-call.dynamodb", remember)
+    template = yaml_parse((CODE / "template.yaml").read_text(encoding="utf-8"))
+    statements = template["Resources"]["ConsumerRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    allowed = {each["Sid"]: each["Action"] for each in statements if "Sid" in each}
+    allowed = {sid: [actions] if isinstance(actions, str) else actions for sid, actions in allowed.items()}
+    for sid in ("CheckSessions", "FindAndForgetConnections"):
+        assert {action for used_by, action in used if used_by == sid} == set(allowed[sid]), (used, allowed)
+    passed("its role allows what it does with the two tables, and no more")
     check_order(consumer, cloud, api, sessions, rows, passed)
     check_states(consumer, cloud, sessions, rows, passed)
     check_restore(cloud, sessions, passed)

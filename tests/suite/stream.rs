@@ -113,7 +113,7 @@ fn is_let_through(record: &Value) -> bool {
     matches(record, str::to_owned)
 }
 
-/// The same after a change of the filters.
+/// Whether Lambda would invoke it if its filters were changed like this.
 fn matches(record: &Value, change: impl Fn(&str) -> String) -> bool {
     let template = parse(include_str!("../../docs/code/consumer/template.yaml"));
     let mapping = &template["Resources"]["Consumer"]["Properties"]["Events"]["Revocations"]["Properties"];
