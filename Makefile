@@ -4,7 +4,7 @@
 #
 # More checks. Each installs what it needs into .tools, once:
 #   make tools          install cargo-lambda, which run and test use
-#   make validate       check template.yaml and the snippets of docs/your-own-api.md
+#   make validate       check template.yaml and the templates in docs/
 #   make audit          check dependencies (licences, advisories, unused) and spelling
 #   make test-clients   run Ory's SDKs, Schemathesis and a browser against it
 #   make test-snippets  run the code in docs/ (as root: installs the interpreters)
@@ -107,6 +107,8 @@ tools: rust $(CARGO_LAMBDA_STAMP)
 validate: $(SAM_STAMP)
 	$(SAM_CLI) validate --lint
 	$(SAM_CLI) validate
+	$(SAM_CLI) validate --lint --template docs/code/consumer/template.yaml
+	$(SAM_CLI) validate --template docs/code/consumer/template.yaml
 	$(SAM_PYTHON) .ci/validate-template
 
 # The advisory database comes from GitHub. The other checks run without it.

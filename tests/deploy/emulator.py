@@ -1,17 +1,22 @@
-"""MiniStack, with the whole path in the event of a request through a custom domain.
+"""MiniStack, with what it lacks for these tests. `main.py` runs this and prints it as BRIDGED.
 
-API Gateway removes a mapping's base path to find the resource, and keeps it in the event's `path`. MiniStack removes it
-there too. `main.py` runs this and prints it as BRIDGED.
+The path: API Gateway removes a mapping's base path to find the resource, and keeps it in the event's `path`. MiniStack
+removes it there too.
+
+The stream: DynamoDB writes a record for each change. MiniStack writes none for an UPDATE of PartiQL.
 """
 
+import copy
 from contextvars import ContextVar
 
 import ministack.app as app
 import ministack.services.apigateway_v1 as gateway
+import ministack.services.dynamodb as dynamodb
 
 base_path = ContextVar("base_path", default="")
 resolve = gateway.resolve_base_path_mapping
 build_event = gateway._build_lambda_event_v1
+update = dynamodb._partiql_update
 
 
 def remember_base_path(domain, path):
@@ -31,8 +36,19 @@ def event_with_base_path(*arguments, **options):
     return event
 
 
+def update_with_record(table, statement, data=None):
+    """An UPDATE as before, with a record in the table's stream."""
+    hash_key, range_key, _, _ = dynamodb._partiql_key_target(table, statement)
+    before = copy.deepcopy(table["items"].get(hash_key, {}).get(range_key))
+    answer = update(table, statement, data)
+    if answer[0] == 200:
+        dynamodb._emit_stream_event(statement["table"], "MODIFY", before, table["items"][hash_key][range_key])
+    return answer
+
+
 gateway.resolve_base_path_mapping = remember_base_path
 gateway._build_lambda_event_v1 = event_with_base_path
+dynamodb._partiql_update = update_with_record
 
 if __name__ == "__main__":
     app.main()

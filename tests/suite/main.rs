@@ -23,6 +23,7 @@ mod openapi;
 mod revocation;
 mod routing;
 mod snippets;
+mod stream;
 mod support;
 mod template;
 mod thaw;
