@@ -52,10 +52,19 @@ struct Entry {
     /// What its writes may have done, or may still do. Doubt once raised stays until the entry is closed.
     doubt: Doubt,
     attempts: Attempts,
-    /// Set once no further write is possible: until when the session is read.
-    last_read: Option<Instant>,
+    /// Set once no further write is possible.
+    last_reads: Option<LastReads>,
     /// Whether a read of it has been sent.
     was_read: bool,
+}
+
+/// The reads of a session that is not written any more.
+#[derive(Clone, Copy, Debug)]
+struct LastReads {
+    /// When the last of them is made.
+    until: Instant,
+    /// Why the session is not written any more: that is why it is given up, whatever the reads meet.
+    cause: Cause,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +121,7 @@ impl Ledger {
             standing: Standing::ToWrite(now),
             doubt: Doubt::None,
             attempts: Attempts::default(),
-            last_read: None,
+            last_reads: None,
             was_read: false,
         });
         true
@@ -192,15 +201,15 @@ impl Ledger {
             Ok(Found::RevokedByAnotherCall | Found::Ended | Found::OfAnotherUser) => {
                 self.set(number, Standing::NothingToRevoke);
             }
-            Ok(Found::Live) if entry.last_read.is_none() => self.write_again(number, ending),
+            Ok(Found::Live) if entry.last_reads.is_none() => self.write_again(number, ending),
             Ok(Found::Live) => self.read_again(number, ending),
             Err(cause) => {
                 entry.attempts.fail(cause);
-                if !cause.rule().calling_again_helps && entry.attempts.are_used_up(ending.attempts) {
-                    self.read_until(number, ending.soon(), ending);
-                } else if entry.attempts.are_used_up(ending.attempts) && entry.last_read.is_none() {
-                    let until = ending.end_of_doubt(entry.doubt.max(Doubt::Applied));
-                    self.read_until(number, until, ending);
+                let (are_used_up, doubt) = (entry.attempts.are_used_up(ending.attempts), entry.doubt);
+                if are_used_up && !cause.rule().calling_again_helps {
+                    self.read_until(number, cause, ending.soon(), ending);
+                } else if are_used_up && entry.last_reads.is_none() {
+                    self.read_until(number, cause, ending.end_of_doubt(doubt), ending);
                 } else {
                     self.read_again(number, ending);
                 }
@@ -223,8 +232,8 @@ impl Ledger {
     pub fn stop_reading(&mut self) {
         let waiting = self.waiting.get(&Work::Read).cloned().unwrap_or_default();
         for (_, number) in waiting {
-            let cause = self.entries.get(number).and_then(|entry| entry.attempts.cause());
-            self.set(number, Standing::GivenUp(cause.unwrap_or(Cause::OutOfTime)));
+            let last = self.entries.get(number).and_then(|entry| entry.last_reads);
+            self.set(number, Standing::GivenUp(last.map_or(Cause::OutOfTime, |last| last.cause)));
         }
     }
 
@@ -275,34 +284,39 @@ impl Ledger {
     /// Gives up a session that cannot be written again. A session in doubt is read until the doubt is over.
     fn give_up(&mut self, number: usize, ending: &Ending) {
         let Some(entry) = self.entries.get(number) else { return };
-        match (entry.doubt, entry.attempts.cause()) {
-            (Doubt::None, cause) => self.set(number, Standing::GivenUp(cause.unwrap_or(Cause::OutOfTime))),
-            (doubt, _) => self.read_until(number, ending.end_of_doubt(doubt), ending),
+        let cause = entry.attempts.cause().unwrap_or(Cause::OutOfTime);
+        match entry.doubt {
+            Doubt::None => self.set(number, Standing::GivenUp(cause)),
+            doubt => self.read_until(number, cause, ending.end_of_doubt(doubt), ending),
         }
     }
 
-    /// Lets a session that is not written again be read until this time, or an earlier one that was set before.
-    fn read_until(&mut self, number: usize, until: Instant, ending: &Ending) {
+    /// Lets a session that is not written again, for this cause, be read until this time, or an earlier one that was set before.
+    fn read_until(&mut self, number: usize, cause: Cause, until: Instant, ending: &Ending) {
         let Some(entry) = self.entries.get_mut(number) else { return };
-        if entry.last_read.is_none() {
-            entry.attempts.restart();
-        }
-        entry.last_read = Some(entry.last_read.map_or(until, |earlier| earlier.min(until)));
+        entry.last_reads = Some(match entry.last_reads {
+            None => {
+                entry.attempts.restart();
+                LastReads { until, cause }
+            }
+            // A permanent cause stays.
+            Some(last) if !last.cause.rule().calling_again_helps => LastReads { until: until.min(last.until), ..last },
+            Some(last) => LastReads { until: until.min(last.until), cause },
+        });
         self.read_again(number, ending);
     }
 
     /// Lets a session be read again after a back-off. One that is not written again is read for the last time when its time ends.
     fn read_again(&mut self, number: usize, ending: &Ending) {
         let Some(entry) = self.entries.get_mut(number) else { return };
-        let cause = entry.attempts.cause().unwrap_or(Cause::OutOfTime);
-        let standing = match entry.last_read {
+        let standing = match entry.last_reads {
             None => Standing::ToRead(ending.retry_at(&entry.attempts)),
-            Some(until) if ending.now >= until => Standing::GivenUp(cause),
-            Some(until) => {
+            Some(last) if ending.now >= last.until => Standing::GivenUp(last.cause),
+            Some(last) => {
                 // A read that closes nothing counts as failed, so that the back-off grows.
-                entry.attempts.fail(cause);
+                entry.attempts.fail(last.cause);
                 let at = ending.budget.backoff(entry.attempts.failed(), ending.now, ending.random);
-                Standing::ToRead(at.min(until))
+                Standing::ToRead(at.min(last.until))
             }
         };
         self.set(number, standing);

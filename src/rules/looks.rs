@@ -103,13 +103,20 @@ impl<C: Clone> Looks<C> {
 
     /// A page has been read. `shows_new` is whether it shows a session that no page before has shown, and `next` is where the next
     /// page begins. Returns how long the page took.
-    pub fn page_read(&mut self, shows_new: bool, next: Option<C>, now: Instant, random: f64) -> Duration {
+    pub fn page_read(
+        &mut self,
+        shows_new: bool,
+        next: Option<C>,
+        budget: &Budget,
+        now: Instant,
+        random: f64,
+    ) -> Duration {
         let State::UnderWay(_, since) = self.state else { return Duration::ZERO };
         self.shows_new |= shows_new;
         let is_last = next.is_none();
         self.state = State::Due(Place { from: next, attempts: Attempts::default() }, now);
         if is_last {
-            self.look_ended(now, random);
+            self.look_ended(budget, now, random);
         }
         now - since
     }
@@ -154,7 +161,7 @@ impl<C: Clone> Looks<C> {
         if let State::Failed(cause) = self.state { Some(cause) } else { None }
     }
 
-    fn look_ended(&mut self, now: Instant, random: f64) {
+    fn look_ended(&mut self, budget: &Budget, now: Instant, random: f64) {
         let shows_new = std::mem::take(&mut self.shows_new);
         let begun = self.begun.unwrap_or(now);
         let at = match self.replaced_at {
@@ -172,7 +179,8 @@ impl<C: Clone> Looks<C> {
                 self.since_replaced += 1;
                 // The look that can be the last one begins as soon as it may.
                 let last = replaced_at + INDEX_LAG;
-                if now < last { after_pause.min(last) } else { after_pause }
+                let at = if now < last { after_pause.min(last) } else { after_pause };
+                at.min(budget.answer_by)
             }
         };
         self.state = State::Due(Place { from: None, attempts: Attempts::default() }, at);
@@ -201,7 +209,7 @@ mod tests {
             assert!(looks.begin(budget, at).is_some());
             begun.push((at - now).as_millis());
             at += PAGE;
-            looks.page_read(shows_new(begun.len()), None, at, 1.0);
+            looks.page_read(shows_new(begun.len()), None, budget, at, 1.0);
         }
         assert!(looks.are_enough());
         begun
@@ -243,10 +251,24 @@ mod tests {
         long.page_failed(Cause::Throttled, 8, &budget, now, 0.0);
         long.begin(&budget, now + INDEX_LAG);
         long.replaced(now);
-        long.page_read(false, Some(1), now + INDEX_LAG, 1.0);
+        long.page_read(false, Some(1), &budget, now + INDEX_LAG, 1.0);
         long.begin(&budget, now + INDEX_LAG);
-        long.page_read(false, None, now + INDEX_LAG, 1.0);
+        long.page_read(false, None, &budget, now + INDEX_LAG, 1.0);
         assert!(!long.are_enough() && long.due().is_some());
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_the_time_left() {
+        let (mut late, budget, _) = begin();
+        let now = budget.answer_by - Duration::from_millis(60);
+        late.replaced(now);
+        while let Some((at, _)) = late.due() {
+            assert!(at <= budget.answer_by);
+            if late.begin(&budget, at.max(now)).is_some() {
+                late.page_read(false, None, &budget, at.max(now) + PAGE, 1.0);
+            }
+        }
+        assert_eq!(late.failure(), Some(Cause::OutOfTime));
     }
 
     #[test]

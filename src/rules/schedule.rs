@@ -246,7 +246,7 @@ impl<C: Clone> Schedule<C> {
         }
         self.statistics.pages += 1;
         self.statistics.entries += page.entries;
-        let took = self.looks.page_read(shows_new, page.next, now, random);
+        let took = self.looks.page_read(shows_new, page.next, &self.budget, now, random);
         self.budget.answered_after(took);
         if let Some(cause) = self.stopped {
             self.stop(cause, now);
