@@ -72,6 +72,32 @@ test("a page on an allowed origin signs the other devices out with a token", asy
   }
 });
 
+test("a page on an allowed origin may set any header", async () => {
+  for (const origin of [ALLOWED, ALLOWED_ON_ANOTHER_SITE]) {
+    const user = await newUser({ others: 2 });
+    await visit(origin, null, async (page) => {
+      const headers = {
+        "X-Session-Token": user.token, "X-Requested-With": "XMLHttpRequest", "sentry-trace": "1-2-1", baggage: "a=b",
+        "HX-Request": "true",
+      };
+      assert.deepEqual(await call(page, SESSIONS, { headers }), { status: 200, body: { count: 2 } });
+    });
+    assert.equal(await user.signedOut(), 2);
+  }
+});
+
+test("a page of the function's own host may call, with any referrer policy", async () => {
+  for (const referrerPolicy of ["strict-origin-when-cross-origin", "no-referrer"]) {
+    const user = await newUser({ others: 2 });
+    await visit(`${SESSIONS}/no-such-page`, user, async (page) => {
+      const sent = page.waitForRequest((request) => request.method() === "DELETE");
+      assert.deepEqual(await call(page, SESSIONS, { referrerPolicy }), { status: 200, body: { count: 2 } });
+      assert.equal((await (await sent).allHeaders())["sec-fetch-site"], "same-origin");
+    });
+    assert.equal(await user.signedOut(), 2);
+  }
+});
+
 test("a page on an allowed origin of another site gets the cookie if it is for all sites", async () => {
   const user = await newUser({ others: 1 });
   await visit(ALLOWED_ON_ANOTHER_SITE, user, async (page) => {
