@@ -210,9 +210,10 @@ impl Payload {
     /// All different values of a header. REST APIs and load balancers put headers into `headers`, `multiValueHeaders` or both.
     fn values(&self, name: &'static str) -> Vec<&[u8]> {
         let mut values = Vec::new();
-        for value in [Headers, MultiValueHeaders].iter().flat_map(|place| self.strings.get(&(*place, name))).flatten() {
-            if !values.contains(&value.as_slice()) {
-                values.push(value.as_slice());
+        let places = [Headers, MultiValueHeaders].into_iter();
+        for value in places.filter_map(|place| self.strings.get(&(place, name))).flatten().map(Vec::as_slice) {
+            if !values.contains(&value) {
+                values.push(value);
             }
         }
         values

@@ -394,16 +394,13 @@ impl Parser<'_> {
                 if pair.is_some() {
                     self.0 = &self.0[6..];
                 }
-                let units = [unit].into_iter().chain(pair);
-                match char::decode_utf16(units).next()? {
-                    Ok(char) => char,
-                    Err(_) => {
-                        // As UTF-8 would encode it, if it did.
-                        let [high, low] = unit.to_be_bytes();
-                        string.extend([0xe0 | high >> 4, 0x80 | (high & 15) << 2 | low >> 6, 0x80 | low & 63]);
-                        return Some(());
-                    }
-                }
+                let Some(Ok(char)) = char::decode_utf16([unit].into_iter().chain(pair)).next() else {
+                    // As UTF-8 would encode it, if it did.
+                    let [high, low] = unit.to_be_bytes();
+                    string.extend([0xe0 | high >> 4, 0x80 | (high & 15) << 2 | low >> 6, 0x80 | low & 63]);
+                    return Some(());
+                };
+                char
             }
             _ => return None,
         };
