@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for Event {
     /// it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut payload = Payload::default();
-        payload.is_cut_off = Value(&mut payload, Member::Object(Top)).deserialize(deserializer).is_err();
+        let _ = Value(&mut payload, Member::Object(Top)).deserialize(deserializer);
         payload.event().map(Self).ok_or_else(|| {
             D::Error::custom(
                 "not an event of an API Gateway REST or HTTP API, a Lambda function URL or an Application Load Balancer",
@@ -110,8 +110,8 @@ struct Payload {
     strings: BTreeMap<(Place, &'static str), Vec<Vec<u8>>>,
     /// The objects that are there, whatever is in them.
     objects: BTreeSet<Place>,
-    /// The event could not be read to its end.
-    is_cut_off: bool,
+    /// How many objects and arrays could not be read to their end.
+    cut_off: usize,
 }
 
 impl Payload {
@@ -151,7 +151,7 @@ impl Payload {
         match self.last(Http, "method").or(self.last(Top, "httpMethod")) {
             Some(method) => Method::from_bytes(method).unwrap_or(Method::TRACE),
             // Then the answer is that the credential is malformed.
-            None if self.is_cut_off => Method::DELETE,
+            None if self.cut_off > 0 => Method::DELETE,
             None => Method::TRACE,
         }
     }
@@ -181,7 +181,7 @@ impl Payload {
                 map.insert(name, header_value(value));
             }
         }
-        if self.is_cut_off {
+        if self.cut_off > 0 {
             // A credential may be missing, and to use another could revoke the owner's session.
             let [first, ..] = &SOURCES;
             map.insert(first.header, HeaderValue::from_static(INVALID));
@@ -304,20 +304,23 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 
     /// Where `serde_json` expects a string or an object, it reads null, a boolean or a number to its end before it reports it. So
-    /// that error is ignored, and the next member is read. After every other error, reading the next name fails too.
+    /// that error is ignored, and the next member is read. All other errors are in `cut_off`.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self(payload, Member::Object(place)) = self else { return Ok(()) };
+        payload.cut_off += 1;
         while let Some(Bytes(name)) = map.next_key()? {
             match Member::of(place, &name) {
                 Some(member) => _ = map.next_value_seed(Value(payload, member)),
                 None => _ = map.next_value::<IgnoredAny>()?,
             }
         }
+        payload.cut_off -= 1;
         Ok(())
     }
 
     /// An array in place of an object has no members.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        self.0.cut_off += 1;
         if let Member::Strings(place, name) = self.1 {
             let strings = self.0.strings.entry((place, name)).or_default();
             while let Some(Bytes(string)) = seq.next_element()? {
@@ -325,6 +328,7 @@ impl<'de> Visitor<'de> for Value<'_> {
             }
         }
         while seq.next_element::<IgnoredAny>()?.is_some() {}
+        self.0.cut_off -= 1;
         Ok(())
     }
 
@@ -586,7 +590,10 @@ mod tests {
             let (cut_off, _) = whole.split_at(end);
             assert_eq!(header(cut_off, "x-session-token").as_deref(), Some("?"), "{cut_off}");
         }
-        for value in ["{}", "{\"a\": 1}", "[\"a\", 7, \"b\"]", "[[\"a\"]]", "[{}]"] {
+        let not_json =
+            "{\"httpMethod\": \"DELETE\", \"headers\": {\"x-session-token\": \"a\", \"user-agent\": \"\\q}}\"}}";
+        assert_eq!(header(not_json, "x-session-token").as_deref(), Some("?"));
+        for value in ["{}", "{\"a\": 1}", "[\"a\", 7]", "[\"a\", 7, \"b\"]", "[[\"a\"]]", "[{}]"] {
             for (event, method) in [
                 (
                     format!(

@@ -101,7 +101,7 @@ impl AllowedOrigins {
 /// wildcard and match nothing.
 fn is_origin(entry: &str) -> bool {
     let serialized = |url: Url| {
-        let host = url.host_str().filter(|host| !host.is_empty())?;
+        let host = url.host_str()?;
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         Some(format!("{}://{host}{port}", url.scheme()))
     };
