@@ -1,8 +1,8 @@
 //! The event of a gateway, reduced to what this function reads. Knows the JSON of the four gateways, and nothing of its
 //! meaning.
 //!
-//! Only the members in `MEMBERS` and `headers` are read. All others are skipped, so neither their size nor
-//! their bytes matter. Strings are read as bytes: clients can send bytes that are not UTF-8, and a gateway may pass them on as
+//! Only the members in `MEMBERS` and the headers in `headers` are read. All other members are skipped, so neither their size nor
+//! their bytes matter. Strings are read as bytes: a client can send bytes that are not UTF-8, and a gateway may pass them on as
 //! they are, or as half of a surrogate pair.
 //!
 //! `lambda_http` turns events into requests, and answers into the format of the gateway. But it trusts its input (1.3.2):
@@ -24,14 +24,15 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use url::Url;
 
-use self::Place::{Elb, Event as Top, Headers, Http, MultiValueHeaders, RequestContext};
+use self::Place::{Elb, Headers, Http, MultiValueHeaders, RequestContext, Top};
 use crate::http::credentials::SOURCES;
 use crate::http::origin;
 
-/// An object of an event.
+/// An object of an event that is read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
-    Event,
+    /// The event itself.
+    Top,
     RequestContext,
     /// Only HTTP APIs and function URLs have it.
     Http,
@@ -41,7 +42,8 @@ enum Place {
     MultiValueHeaders,
 }
 
-/// The members that are read: the object that has them, the name, and the object that they are. Those that are none are strings.
+/// The members that are read, besides headers: the object that contains the member, the name of the member, and `None` for a
+/// string or the object that the member is.
 const MEMBERS: [(Place, &str, Option<Place>); 14] = [
     (Top, "version", None),
     (Top, "requestContext", Some(RequestContext)),
@@ -73,7 +75,7 @@ const MAX_HOST_LENGTH: usize = 253 + 1 + 5;
 /// More than three times a UUID. The id is repeated in the answer and in the log.
 const MAX_REQUEST_ID_LENGTH: usize = 128;
 
-/// No token is this, or contains it, nor does a name of a cookie.
+/// In place of what cannot be a header's value. Neither a token nor the name of a cookie can contain this character.
 const INVALID: &str = "?";
 
 /// An event of an API Gateway REST API (format 1.0), an HTTP API (1.0 or 2.0), a Lambda function URL (2.0) or an
@@ -303,8 +305,9 @@ impl<'de> Visitor<'de> for Value<'_> {
         f.write_str("what a gateway sends")
     }
 
-    /// Where `serde_json` expects a string or an object, it reads null, a boolean or a number to its end before it reports it. So
-    /// that error is ignored, and the next member is read. All other errors are in `cut_off`.
+    /// Reads each member. Where `serde_json` expects a string or an object and finds null, a boolean or a number, it reads that value
+    /// to its end before it returns the error. So the error is ignored, and the next member is read. After another error `cut_off`
+    /// stays above 0.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self(payload, Member::Object(place)) = self else { return Ok(()) };
         payload.cut_off += 1;
