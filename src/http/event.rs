@@ -1,8 +1,8 @@
 //! The event of a gateway, reduced to what this function reads. Knows the JSON of the four gateways, and nothing of its
 //! meaning.
 //!
-//! Only the members in `MEMBERS` and `headers` are read. All others are skipped, so neither their size nor
-//! their bytes matter. Strings are read as bytes: clients can send bytes that are not UTF-8, and a gateway may pass them on as
+//! Only the members in `MEMBERS` and the headers in `headers` are read. All other members are skipped, so neither their size nor
+//! their bytes matter. Strings are read as bytes: a client can send bytes that are not UTF-8, and a gateway may pass them on as
 //! they are, or as half of a surrogate pair.
 //!
 //! `lambda_http` turns events into requests, and answers into the format of the gateway. But it trusts its input (1.3.2):
@@ -24,14 +24,15 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use url::Url;
 
-use self::Place::{Elb, Event as Top, Headers, Http, MultiValueHeaders, RequestContext};
+use self::Place::{Elb, Headers, Http, MultiValueHeaders, RequestContext, Top};
 use crate::http::credentials::SOURCES;
 use crate::http::origin;
 
-/// An object of an event.
+/// An object of an event that is read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
-    Event,
+    /// The event itself.
+    Top,
     RequestContext,
     /// Only HTTP APIs and function URLs have it.
     Http,
@@ -41,7 +42,8 @@ enum Place {
     MultiValueHeaders,
 }
 
-/// The members that are read: the object that has them, the name, and the object that they are. Those that are none are strings.
+/// The members that are read, besides headers: the object that contains the member, the name of the member, and `None` for a
+/// string or the object that the member is.
 const MEMBERS: [(Place, &str, Option<Place>); 14] = [
     (Top, "version", None),
     (Top, "requestContext", Some(RequestContext)),
@@ -73,7 +75,7 @@ const MAX_HOST_LENGTH: usize = 253 + 1 + 5;
 /// More than three times a UUID. The id is repeated in the answer and in the log.
 const MAX_REQUEST_ID_LENGTH: usize = 128;
 
-/// No token is this, or contains it, nor does a name of a cookie.
+/// In place of what cannot be a header's value. Neither a token nor the name of a cookie can contain this character.
 const INVALID: &str = "?";
 
 /// An event of an API Gateway REST API (format 1.0), an HTTP API (1.0 or 2.0), a Lambda function URL (2.0) or an
@@ -94,7 +96,7 @@ impl<'de> Deserialize<'de> for Event {
     /// it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut payload = Payload::default();
-        payload.is_cut_off = Value(&mut payload, Member::Object(Top)).deserialize(deserializer).is_err();
+        let _ = Value(&mut payload, Member::Object(Top)).deserialize(deserializer);
         payload.event().map(Self).ok_or_else(|| {
             D::Error::custom(
                 "not an event of an API Gateway REST or HTTP API, a Lambda function URL or an Application Load Balancer",
@@ -110,8 +112,8 @@ struct Payload {
     strings: BTreeMap<(Place, &'static str), Vec<Vec<u8>>>,
     /// The objects that are there, whatever is in them.
     objects: BTreeSet<Place>,
-    /// The event could not be read to its end.
-    is_cut_off: bool,
+    /// How many objects and arrays could not be read to their end.
+    cut_off: usize,
 }
 
 impl Payload {
@@ -151,7 +153,7 @@ impl Payload {
         match self.last(Http, "method").or(self.last(Top, "httpMethod")) {
             Some(method) => Method::from_bytes(method).unwrap_or(Method::TRACE),
             // Then the answer is that the credential is malformed.
-            None if self.is_cut_off => Method::DELETE,
+            None if self.cut_off > 0 => Method::DELETE,
             None => Method::TRACE,
         }
     }
@@ -181,7 +183,7 @@ impl Payload {
                 map.insert(name, header_value(value));
             }
         }
-        if self.is_cut_off {
+        if self.cut_off > 0 {
             // A credential may be missing, and to use another could revoke the owner's session.
             let [first, ..] = &SOURCES;
             map.insert(first.header, HeaderValue::from_static(INVALID));
@@ -303,21 +305,25 @@ impl<'de> Visitor<'de> for Value<'_> {
         f.write_str("what a gateway sends")
     }
 
-    /// Where `serde_json` expects a string or an object, it reads null, a boolean or a number to its end before it reports it. So
-    /// that error is ignored, and the next member is read. After every other error, reading the next name fails too.
+    /// Reads each member. Where `serde_json` expects a string or an object and finds null, a boolean or a number, it reads that value
+    /// to its end before it returns the error. So the error is ignored, and the next member is read. After another error `cut_off`
+    /// stays above 0.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self(payload, Member::Object(place)) = self else { return Ok(()) };
+        payload.cut_off += 1;
         while let Some(Bytes(name)) = map.next_key()? {
             match Member::of(place, &name) {
                 Some(member) => _ = map.next_value_seed(Value(payload, member)),
                 None => _ = map.next_value::<IgnoredAny>()?,
             }
         }
+        payload.cut_off -= 1;
         Ok(())
     }
 
     /// An array in place of an object has no members.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        self.0.cut_off += 1;
         if let Member::Strings(place, name) = self.1 {
             let strings = self.0.strings.entry((place, name)).or_default();
             while let Some(Bytes(string)) = seq.next_element()? {
@@ -325,6 +331,7 @@ impl<'de> Visitor<'de> for Value<'_> {
             }
         }
         while seq.next_element::<IgnoredAny>()?.is_some() {}
+        self.0.cut_off -= 1;
         Ok(())
     }
 
@@ -589,7 +596,7 @@ mod tests {
         let not_json =
             "{\"httpMethod\": \"DELETE\", \"headers\": {\"x-session-token\": \"a\", \"user-agent\": \"\\q}}\"}}";
         assert_eq!(header(not_json, "x-session-token").as_deref(), Some("?"));
-        for value in ["{}", "{\"a\": 1}", "[\"a\", 7, \"b\"]", "[[\"a\"]]", "[{}]"] {
+        for value in ["{}", "{\"a\": 1}", "[\"a\", 7]", "[\"a\", 7, \"b\"]", "[[\"a\"]]", "[{}]"] {
             for (event, method) in [
                 (
                     format!(
