@@ -127,11 +127,14 @@ fn changed_after_the_answer(world: &World, call: &Call) -> (u64, Vec<String>) {
 fn in_time(call: &Call, wrong: &mut Vec<String>) {
     let margin = (call.timeout / 20).min(250);
     let took = call.end - call.begin;
-    // Who gets no CPU until there is only time to answer cannot answer in time.
-    let was_stalled = call.stalled_until + call.reserved()[2] > call.begin + call.timeout;
-    if took + margin > call.timeout && !was_stalled {
+    if took + margin > call.timeout && !was_stalled(call) {
         wrong.push(format!("took {took} ms of {} ms", call.timeout));
     }
+}
+
+/// Whether the process got no CPU until there was only time to answer. Then it cannot read, and may answer too late.
+fn was_stalled(call: &Call) -> bool {
+    call.stalled_until + call.reserved()[2] + LAST_MOMENT > call.begin + call.timeout
 }
 
 /// Whether something was refused for its signature until that was permanent.
@@ -256,7 +259,8 @@ fn count_is_exact(service: &Service, call: &Call, wrong: &mut Vec<String>) -> u6
         unknown += 1;
         let mut since = service.history.during(hash, moment, call.end_moment);
         let overwritten = since.any(|change| !change.item.as_ref().is_some_and(is_own));
-        let unreadable = call.failed_reads.iter().any(|read| *read > moment) || at + LAST_MOMENT > call.end;
+        let unreadable =
+            call.failed_reads.iter().any(|read| *read > moment) || at + LAST_MOMENT > call.end || was_stalled(call);
         if !overwritten && (status == 200 || !unreadable) {
             wrong.push(format!("nobody has read what became of a write at {at} ms"));
         }

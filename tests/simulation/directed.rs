@@ -53,15 +53,15 @@ fn an_answer_that_lacks_what_it_always_has_is_not_believed() {
 #[test]
 fn an_intruder_who_rotates_is_signed_out_or_the_call_is_no_success() {
     for deletes in [true, false] {
-        for lag in [0, 20, 200, 1_000] {
-            for period in [5, 7, 13, 20, 30, 40, 100, 1_000, 3_000, 10_000] {
-                for phase in [0, 3, 9, 14, 19, 26] {
+        for lag in [0, 20, 1_000] {
+            for period in [5, 13, 30, 40, 100, 1_000, 3_000] {
+                for phase in [0, 9, 14, 26] {
                     let mut plan = quiet(3, None);
                     plan.service.exact_latency = Some(6);
                     plan.service.lag = Lag::Exactly(lag);
                     plan.intruder = Some(Intruder { session: 0, period, phase, deletes });
                     // That he is out after a 200 is checked after every call.
-                    let timeout = if period < 40 { 3_000 } else { 8_000 };
+                    let timeout = if period < 40 { 1_500 } else { 4_000 };
                     let taken = calls(&plan, &[Press::plain(0, timeout)])[0];
                     // He can be overtaken if the index shows a session while it is his.
                     let can_win = period >= lag + 40;
@@ -95,12 +95,12 @@ fn a_session_in_trouble_keeps_no_other_session_signed_in_wherever_it_is() {
         (Trouble::Unknown, &[500, 503]),
     ] {
         for (batch, in_flight, page) in [(1, 1, 1), (1, 2, 3), (2, 1, 1), (25, 20, 1), (25, 20, 2_000)] {
-            for place in 0..8 {
-                let mut plan = in_trouble(8, trouble, |session| session == place);
+            for place in 0..4 {
+                let mut plan = in_trouble(4, trouble, |session| session == place);
                 plan.limits = Limits { batch, in_flight, page, ..Limits::DEPLOYED };
                 let taken = one_call(&plan);
                 assert!(statuses.contains(&taken.status), "{trouble:?}, {:?}: {taken:?}", plan.limits);
-                assert_eq!(taken.count, 7, "{trouble:?}, {:?}", plan.limits);
+                assert_eq!(taken.count, 3, "{trouble:?}, {:?}", plan.limits);
             }
         }
     }
@@ -131,7 +131,7 @@ fn a_page_may_show_more_sessions_than_the_batches_under_way_can_hold() {
 
 #[test]
 fn a_batch_that_is_carried_out_bit_by_bit_is_counted() {
-    for seed in 0..40 {
+    for seed in 0..20 {
         let again = always(Step::WriteAgain, Fault::Staggered(seed));
         let taken = one_call(&with_faults(25, vec![always(Step::Write, Fault::Staggered(seed)), again]));
         assert_eq!((taken.status, taken.count), (200, 25), "{seed}");
@@ -252,7 +252,7 @@ fn nothing_that_the_function_does_not_need_is_read_of_an_event() {
 
 #[test]
 fn the_last_calls_of_a_trial_meet_no_planned_fault() {
-    for seed in 0..100 {
+    for seed in 0..60 {
         let mut plan = Plan::of(seed);
         plan.presses.clear();
         let outcome = crate::world::run(&plan, false);

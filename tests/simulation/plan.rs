@@ -301,7 +301,7 @@ impl Plan {
         let (mut faults, mut acts) = (Vec::new(), Vec::new());
         // Some trials have one kind of trouble only, so that it is not hidden by another.
         let (with_faults, with_acts) = [(true, true), (true, false), (false, true), (true, true)][rng.usize(0..4)];
-        let is_busy = with_acts && rng.u8(0..10) == 0;
+        let is_busy = with_acts && rng.u8(0..20) == 0;
         for press in &presses {
             let calls = 2 * press.number..=2 * press.number + usize::from(press.beside.is_some());
             for call in calls {
@@ -317,7 +317,7 @@ impl Plan {
             }
         }
         let mut plan = Self { seed, service, limits, sessions, intruder: None, presses, faults, acts };
-        if !plan.sessions.is_empty() && rng.u8(0..40) == 0 {
+        if !plan.sessions.is_empty() && rng.u8(0..80) == 0 {
             plan.let_in_an_intruder(&mut rng);
         }
         plan
@@ -387,7 +387,7 @@ fn sessions(rng: &mut Rng) -> Vec<PlannedSession> {
         _ => Kind::Active,
     };
     // One session in trouble, or some, or all. Each is sent again for seconds, so not too many.
-    let share = match rng.u8(0..24) {
+    let share = match rng.u8(0..40) {
         0 => 1.5 / number as f64,
         1 if number < 30 => 0.5,
         2 if number < 30 => 1.0,

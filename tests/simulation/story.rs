@@ -12,6 +12,9 @@ use crate::network::Response;
 const LONG: usize = 60;
 /// So often each kind of line is told.
 const OFTEN: usize = 3;
+/// All is told of so many lines before so many answers.
+const BEFORE_ANSWERS: usize = 12;
+const FIRST_ANSWERS: usize = 2;
 /// So many words of a line say of what kind it is.
 const WORDS: usize = 5;
 
@@ -110,15 +113,19 @@ pub fn kind(text: &str) -> String {
     text.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
-/// The lines, or those that say something new if there are many. Lines are of one kind if they begin alike.
+/// The lines, or those that say something new if there are many: what comes shortly before the first answers, and of each kind of
+/// line the first few. Lines are of one kind if they begin alike.
 pub fn shortened(lines: &[String]) -> Vec<String> {
+    let is_answer = |line: &&String| line.contains(": answered");
     let mut told = BTreeMap::<String, usize>::new();
-    let (mut kept, mut left_out) = (Vec::new(), 0);
-    for line in lines {
+    let (mut kept, mut left_out, mut answers) = (Vec::new(), 0, 0);
+    for (place, line) in lines.iter().enumerate() {
         let beginning: String = kind(line).split_whitespace().take(WORDS).collect();
         let times = told.entry(beginning).or_default();
         *times += 1;
-        if lines.len() > LONG && *times > OFTEN && !line.contains("answered") {
+        let soon_answered = lines[place..].iter().take(BEFORE_ANSWERS).any(|line| is_answer(&line));
+        answers += usize::from(is_answer(&line));
+        if lines.len() > LONG && *times > OFTEN && !is_answer(&line) && !(soon_answered && answers < FIRST_ANSWERS) {
             left_out += 1;
             continue;
         }
