@@ -285,7 +285,7 @@ impl Watch {
         let mut command = Command::new("cargo");
         command
             // The function answers preflights itself.
-            .args(["lambda", "watch", "--disable-cors", "--invoke-address", &host, "--invoke-port", &port])
+            .args(["lambda", "watch", "--example", "disable-my-other-sessions", "--disable-cors", "--invoke-address", &host, "--invoke-port", &port])
             .env("SESSIONS_TABLE", &database.table)
             .env("ALLOWED_ORIGINS", origins.collect::<Vec<_>>().join(","))
             .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", database.address))
