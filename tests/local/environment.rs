@@ -1,0 +1,42 @@
+//! The environment of the function under `make run`: which variables it takes over from the terminal. It starts nothing.
+
+use std::ffi::OsString;
+
+/// A name and a value.
+pub type Variable = (OsString, OsString);
+
+/// No program calls this region; every SDK asks for one.
+pub const REGION: &str = "eu-central-1";
+
+/// The whole environment of the function and of cargo, which builds it.
+///
+/// The AWS settings of the terminal are left out, because any of them can lead the function away from the local database:
+/// a profile or `AWS_USE_FIPS_ENDPOINT=true` makes the SDK ask for an endpoint in AWS. The files with profiles are left
+/// out for the same reason. The settings of the log are kept.
+pub fn of_function(
+    inherited: impl Iterator<Item = Variable>,
+    endpoint: &str,
+    table: &str,
+    origins: &str,
+) -> Vec<Variable> {
+    let own = [
+        ("SESSIONS_TABLE", table),
+        ("USER_ID_INDEX", "user_id-index"),
+        ("ALLOWED_ORIGINS", origins),
+        ("AWS_ENDPOINT_URL_DYNAMODB", endpoint),
+        ("AWS_REGION", REGION),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", "local"),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+    ];
+    let own = own.map(|(name, value)| (name.into(), value.into()));
+    inherited.filter(|(name, _)| name.to_str().is_none_or(is_inherited)).chain(own).collect()
+}
+
+fn is_inherited(name: &str) -> bool {
+    // Cargo has set the last two for `local`. Build scripts that read them would run again, and much would be built again.
+    let is_left_out = ["AWS_", "CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix));
+    !is_left_out || name.starts_with("AWS_LAMBDA_LOG_")
+}
