@@ -36,7 +36,12 @@ pub fn of_function(
 }
 
 fn is_inherited(name: &str) -> bool {
-    // Cargo has set the last two for `local`. Build scripts that read them would run again, and much would be built again.
-    let is_left_out = ["AWS_", "CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix));
-    !is_left_out || name.starts_with("AWS_LAMBDA_LOG_")
+    let is_of_aws = name.starts_with("AWS_") && !name.starts_with("AWS_LAMBDA_LOG_");
+    !is_of_aws && !is_set_by_cargo(name)
+}
+
+/// Whether cargo sets this variable for what it runs. If cargo then gets it, build scripts that read it run again, and many
+/// libraries are built again.
+pub fn is_set_by_cargo(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }

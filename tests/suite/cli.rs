@@ -1,8 +1,8 @@
 //! `sessions`, the command line of tests/cli: run as a person runs it, on an embedded DynamoDB and the real function.
 
 use std::collections::BTreeMap;
-use std::env::current_exe;
-use std::path::PathBuf;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use aws_sdk_dynamodb::Client;
@@ -10,10 +10,13 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
     ScalarAttributeType, TimeToLiveSpecification,
 };
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
+use crate::cargo_lambda::environment::is_set_by_cargo;
 use crate::support::watch::Watch;
 use crate::support::{Row, Session, World, n, now, s, sessions_of};
 
@@ -343,7 +346,7 @@ impl Form<'_> {
 
 /// Runs the command on a world's database.
 async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Output {
-    let mut process = Command::new(program())
+    let mut process = Command::new(program().await)
         .args(arguments)
         .env_clear()
         .env("AWS_REGION", "eu-central-1")
@@ -357,7 +360,7 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("the example to be built: run the tests with `make test`, or `cargo build --example sessions` before");
+        .expect("the command to start");
     let mut stdin = process.stdin.take().expect("standard input");
     // An error means that the command ended without reading its input, as most do.
     let _ = stdin.write_all(input.as_bytes()).await;
@@ -367,10 +370,26 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
     Output { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// The command. Cargo builds examples with the tests, but passes only the paths of binaries to tests.
-fn program() -> PathBuf {
-    let test = current_exe().expect("a path");
-    test.parent().and_then(|deps| deps.parent()).expect("cargo's folders").join("examples/sessions")
+/// The command, built once. `cargo test --test suite` builds no examples, and leaves one of before a change in its place.
+async fn program() -> &'static Path {
+    static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
+    PROGRAM
+        .get_or_init(async || {
+            let mut cargo = Command::new(env!("CARGO"));
+            // The profile of the tests, whose libraries are built already.
+            cargo.args(["build", "--locked", "--profile", "test", "--example", "sessions"]);
+            cargo.args(["--message-format", "json-render-diagnostics"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_set_by_cargo)) {
+                cargo.env_remove(name);
+            }
+            let output = cargo.output().await.expect("cargo to start");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let messages = String::from_utf8(output.stdout).expect("UTF-8");
+            let mut built = messages.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+            let program = built.find_map(|message| message["executable"].as_str().map(PathBuf::from));
+            program.expect("the path of the command")
+        })
+        .await
 }
 
 /// The token that `create` has printed. Standard output has nothing else.
