@@ -1,14 +1,15 @@
 //! `sessions`: creates, lists, signs out and deletes sessions, and checks a table, for tours, smoke tests and people at a
 //! desk.
 //!
-//! Here are its words: arguments, output, exit status. `table` knows DynamoDB, `check` the rules for a table, `call` the
-//! function's URL.
+//! Here are its words: arguments, output, exit status. `table` knows DynamoDB, `check` and `items` the rules for a table and
+//! its items, `call` the function's URL.
 
 #![allow(clippy::print_stderr, reason = "it talks to the person who has typed the command")]
 #![allow(clippy::doc_markdown, reason = "clap prints comments as they are")]
 
 mod call;
 mod check;
+mod items;
 mod table;
 
 use std::env;
@@ -83,6 +84,9 @@ enum Command {
         #[arg(long, value_name = "ITEMS", default_value_t = 1000)]
         #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000))]
         sample: u32,
+        /// Fail if the table has no stream from which others hear of revocations
+        #[arg(long)]
+        expect_stream: bool,
     },
     /// Delete the session of a token from the table, to leave nothing behind after a test
     Delete {
@@ -154,14 +158,16 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Problem> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::CheckTable { sample } => {
+        Command::CheckTable { sample, expect_stream } => {
             let table = table().await?;
             let description = table.describe().await?;
             let time_to_live = heard(table.time_to_live().await);
-            let sample = heard(table.sample(sample).await);
+            let ttl = time_to_live.as_ref().and_then(check::ttl_attribute);
+            let sample = heard(table.sample(sample, ttl).await);
             let findings = check::findings(&Observed {
                 table: &description,
                 index: table.index(),
+                expects_stream: expect_stream,
                 time_to_live: time_to_live.as_ref(),
                 sample: sample.as_ref(),
             });

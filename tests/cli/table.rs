@@ -17,9 +17,7 @@ use aws_smithy_http_client::{Builder, tls};
 use disable_my_other_sessions::session::Token;
 
 use super::Problem;
-use super::check::{SAMPLED_ATTRIBUTES, Sample};
-
-type Item = HashMap<String, AttributeValue>;
+use super::items::{Item, Sample};
 
 /// How many items one request may ask for.
 const BATCH: usize = 100;
@@ -160,23 +158,15 @@ impl Table {
         description.ok_or_else(|| "DynamoDB described no TTL".into())
     }
 
-    /// The defects of the first `items` of the table. They are a fair sample, since a table is in the order of hashes of its
-    /// keys.
-    pub async fn sample(&self, items: u32) -> Result<Sample, Problem> {
-        let names: HashMap<_, _> = SAMPLED_ATTRIBUTES
-            .iter()
-            .enumerate()
-            .map(|(number, name)| (format!("#{number}"), (*name).to_owned()))
-            .collect();
-        let projection = names.keys().cloned().collect::<Vec<_>>().join(", ");
-        let mut sample = Sample::default();
+    /// The defects of the first `items` of the table, whose TTL is on this attribute. They are a fair sample, since a table is
+    /// in the order of hashes of its keys. Items are read as a whole: a projection would cost as much, and hide their sizes.
+    pub async fn sample(&self, items: u32, ttl: Option<&str>) -> Result<Sample, Problem> {
+        let mut sample = Sample::new(ttl);
         let mut start = None;
         while sample.items < u64::from(items) {
             let remaining = i32::try_from(u64::from(items) - sample.items)?;
-            let request = self.client.scan().table_name(&self.name).limit(remaining);
-            let request =
-                request.projection_expression(&projection).set_expression_attribute_names(Some(names.clone()));
-            let page = request.set_exclusive_start_key(start).send().await.map_err(|error| self.problem(&error))?;
+            let request = self.client.scan().table_name(&self.name).limit(remaining).set_exclusive_start_key(start);
+            let page = request.send().await.map_err(|error| self.problem(&error))?;
             for item in page.items() {
                 sample.add(item);
             }

@@ -23,6 +23,8 @@ use crate::support::{Row, Session, World, n, now, s, sessions_of};
 /// Included for its unit tests, since cargo runs none of an example.
 #[path = "../cli/check.rs"]
 mod check;
+#[path = "../cli/items.rs"]
+mod items;
 
 /// The exit status and the output of a command.
 #[derive(Debug)]
@@ -248,7 +250,10 @@ async fn a_table_on_which_the_function_cannot_work_fails_the_check() {
     client.update_time_to_live().table_name(&table).time_to_live_specification(ttl).send().await.expect("TTL");
     let output = sessions(&world, &["check-table", "--table", &table], &[], "").await;
     assert_eq!(output.status, Some(0), "{output:?}");
-    assert!(output.stdout.contains("WARNING  TTL deletes by purge_at"), "{output:?}");
+    assert!(output.stdout.contains("-> Whenever a session is extended, move purge_at together"), "{output:?}");
+    let output = sessions(&world, &["check-table", "--table", &table, "--expect-stream"], &[], "").await;
+    assert_eq!(output.status, Some(1), "{output:?}");
+    assert!(output.stdout.contains("PROBLEM  The table has no stream"), "{output:?}");
 }
 
 #[tokio::test]
@@ -272,21 +277,24 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
             canary("no-user").without("user_id"),
             canary("no-id").without("session_id"),
             canary("raw").with("token_hash", s("canary-token")),
+            Session::with_token("canary-user", "canary-kept", "canary-kept").with("authenticated_at", n(now())),
+            canary("large").with("data", s(&"canary".repeat(65_500))),
             good.clone(),
         ])
         .await;
     let output = sessions(&world, &["check-table"], &[], "").await;
     assert_eq!(output.status, Some(1), "{output:?}");
     for expected in [
-        "PROBLEM  1 of 10 sampled items have an expires_at in milliseconds",
-        "PROBLEM  1 of 10 sampled items have an expires_at that is text, such as an ISO date",
-        "PROBLEM  1 of 10 sampled items have an expires_at that is a number written as a string",
-        "PROBLEM  1 of 10 sampled items have no expires_at",
-        "PROBLEM  1 of 10 sampled items have no status",
-        "WARNING  1 of 10 sampled items have a status other",
-        "PROBLEM  1 of 10 sampled items have no user_id",
-        "PROBLEM  1 of 10 sampled items have no session_id",
-        "PROBLEM  1 of 10 sampled items have a token_hash that is not",
+        "PROBLEM  1 of 12 sampled items have an expires_at in milliseconds",
+        "PROBLEM  2 of 12 sampled items have an expires_at that is not a number",
+        "PROBLEM  1 of 12 sampled items have no expires_at",
+        "PROBLEM  1 of 12 sampled items have no status",
+        "WARNING  1 of 12 sampled items have a status other",
+        "PROBLEM  1 of 12 sampled items have no user_id",
+        "PROBLEM  1 of 12 sampled items have no session_id",
+        "PROBLEM  1 of 12 sampled items have a token_hash that is not",
+        "PROBLEM  1 of 12 sampled items hold their own token",
+        "PROBLEM  1 of 12 sampled items are over 380 KB",
     ] {
         assert!(output.stdout.contains(expected), "{expected}: {output:?}");
     }
@@ -295,7 +303,7 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
         assert!(!shown.contains(secret), "{secret}: {shown}");
     }
     // The check only reads.
-    assert_eq!(world.database.rows().await.len(), 10);
+    assert_eq!(world.database.rows().await.len(), 12);
 }
 
 /// The form of a table.
