@@ -31,7 +31,7 @@ use url::Url;
 /// Creates, lists, signs out and deletes sessions, and checks whether the function works on a table.
 ///
 /// DynamoDB is found as every AWS SDK finds it: by AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL_DYNAMODB and so on.
-/// The one that `make run` has started is found with --local.
+/// The one that `make run` has started is found with --local. HTTPS_PROXY and NO_PROXY are heeded.
 #[derive(Parser)]
 #[command(name = "sessions", version, verbatim_doc_comment)]
 struct Arguments {

@@ -1,22 +1,24 @@
 //! The sessions table, as an application writes it and as a person wants to see it.
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_config::BehaviorVersion;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{Credentials, Region};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, ReturnValue, TableDescription, TimeToLiveDescription,
 };
-use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_runtime_api::client::http::{SharedHttpClient, http_client_fn};
 use disable_my_other_sessions::session::Token;
 
 use super::Problem;
+use super::call::connector;
 use super::items::{Item, Sample};
 
 /// How many items one request may ask for.
@@ -49,19 +51,26 @@ pub struct Row {
 impl Table {
     /// The table in the DynamoDB on a port of this machine, or in the one that the environment says.
     pub async fn connect(name: String, index: String, local: Option<NonZeroU16>) -> Result<Self, Problem> {
-        let http = Builder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring));
         let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(30)).build();
-        let mut config = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http.build_https())
-            .timeout_config(timeouts);
-        if let Some(port) = local {
-            config = config
+        let config = if let Some(port) = local {
+            // Without the environment: a profile or AWS_USE_FIPS_ENDPOINT can lead elsewhere, a proxy cannot reach this machine.
+            SdkConfig::builder()
+                .behavior_version(BehaviorVersion::v2026_01_12())
                 .endpoint_url(format!("http://127.0.0.1:{port}"))
                 .region(Region::new("eu-central-1"))
-                // Never someone's own.
-                .credentials_provider(Credentials::new("local", "local", None, None, "--local"));
-        }
-        let config = config.load().await;
+                .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                    "local", "local", None, None, "--local",
+                )))
+                .http_client(http_client(ProxyConfig::disabled()))
+                .timeout_config(timeouts)
+                .build()
+        } else {
+            aws_config::defaults(BehaviorVersion::v2026_01_12())
+                .http_client(http_client(ProxyConfig::from_env()))
+                .timeout_config(timeouts)
+                .load()
+                .await
+        };
         if config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err(
                 "no region: set AWS_REGION or AWS_PROFILE, or say --local for the DynamoDB of `make run`".into()
@@ -222,6 +231,11 @@ impl Row {
     pub fn is_expired(&self) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now())
     }
+}
+
+fn http_client(proxy: ProxyConfig) -> SharedHttpClient {
+    let connector = connector(proxy);
+    http_client_fn(move |_, _| connector.clone())
 }
 
 /// An error and what has led to it.

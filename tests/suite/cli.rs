@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
@@ -11,7 +12,7 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType, TimeToLiveSpecification,
 };
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
@@ -169,13 +170,53 @@ async fn the_local_dynamodb_is_found_without_any_environment() {
     let port = world.database.address.port().to_string();
     let joined = format!("--local={port}");
     let command = ["--table", &world.database.table, "create", "--user", "gus"];
-    let elsewhere = [("AWS_REGION", ""), ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9"), ("AWS_PROFILE", "none")];
+    let elsewhere = [
+        ("AWS_REGION", ""),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9"),
+        ("AWS_PROFILE", "none"),
+        ("AWS_USE_FIPS_ENDPOINT", "true"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
+        ("HTTP_PROXY", "http://127.0.0.1:9"),
+    ];
     for local in [&[joined.as_str()][..], &["--local", &port]] {
         let token = created(&sessions(&world, &[local, &command[..]].concat(), &elsewhere, "").await);
         assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
     }
     let last = [&command[..], &["--local", &port]].concat();
     created(&sessions(&world, &last, &elsewhere, "").await);
+}
+
+#[tokio::test]
+async fn a_proxy_is_used_for_https_only() {
+    let world = World::new().await;
+    let watch = Watch::start(&world).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let proxy = format!("http://{}", listener.local_addr().expect("an address"));
+    let first_lines = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&first_lines);
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let line = BufReader::new(connection).lines().next_line().await.ok().flatten();
+            seen.lock().expect("no panic").extend(line);
+        }
+    });
+    let variables = |endpoint| {
+        [
+            ("HTTPS_PROXY", proxy.as_str()),
+            ("HTTP_PROXY", proxy.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", endpoint),
+            ("AWS_MAX_ATTEMPTS", "1"),
+            ("SESSION_TOKEN", "canary"),
+        ]
+    };
+    let call = async |arguments: &[&str], endpoint| sessions(&world, arguments, &variables(endpoint), "").await.status;
+    let https = "https://sessions.example.com/";
+    assert_eq!(call(&["revoke-others", "--url", https], https).await, Some(1));
+    assert_eq!(call(&["list", "--user", "ida"], "https://dynamodb.example.com").await, Some(1));
+    let local = format!("http://{}/auth/sessions", watch.address);
+    assert_eq!(call(&["revoke-others", "--url", &local], https).await, Some(1));
+    let expected = ["CONNECT sessions.example.com:443 HTTP/1.1", "CONNECT dynamodb.example.com:443 HTTP/1.1"];
+    assert_eq!(*first_lines.lock().expect("no panic"), expected);
 }
 
 #[tokio::test]
