@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from samcli.yamlhelper import yaml_parse
 
 ROOT = Path(__file__, "../../..").resolve()
 REGION = "eu-central-1"
+ACCOUNT = "000000000000"
 STACK = "sessions"
 ORIGIN = "https://app.example.com"
 DOMAIN = "apis.example.com"
@@ -450,7 +452,8 @@ def snippets():
 
 def prepare_own_apis(cloud):
     """Makes an API of each kind. Returns, by the heading of the template for it, the parameters for each time that the
-    template is deployed, and a function that finishes the arrangement and returns the host and path to call."""
+    template is deployed, and a function that finishes the arrangement and returns the host and path to call, and the ARN
+    in whose name the gateway then calls the function, if it has one."""
     rest = cloud.client("apigateway")
     rest_api = rest.create_rest_api(name="own")["id"]
     root = rest.get_resources(restApiId=rest_api)["items"][0]["id"]
@@ -474,14 +477,18 @@ def prepare_own_apis(cloud):
 
     def deploy_rest_api(_, parameters):
         rest.create_deployment(restApiId=rest_api, stageName="live")
-        return f"{rest_api}.execute-api.localhost:{cloud.port}", f"/live/{parameters.get('Path', 'auth/sessions')}"
+        path = parameters.get("Path", "auth/sessions")
+        arn = f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{rest_api}/live/DELETE/{path}"
+        return f"{rest_api}.execute-api.localhost:{cloud.port}", f"/live/{path}", arn
 
     def http_api_url(_, parameters):
-        return f"{http_api}.execute-api.localhost:{cloud.port}", parameters.get("Path", "/auth/sessions")
+        path = parameters.get("Path", "/auth/sessions")
+        arn = f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{http_api}/$default/DELETE{path}"
+        return f"{http_api}.execute-api.localhost:{cloud.port}", path, arn
 
     def url_output(stack, _):
         url = urlsplit(stack.outputs["Url"])
-        return url.netloc, url.path
+        return url.netloc, url.path, None
 
     def distribution(stack, _):
         url = cloud.client("lambda").get_function_url_config(FunctionName=stack.function)["FunctionUrl"]
@@ -489,13 +496,14 @@ def prepare_own_apis(cloud):
         assert status == 403, status
         passed("403 for whoever calls the function URL instead of CloudFront")
         bridged("its CloudFront has no TLS and signs nothing: both come with the request")
-        return url_output(stack, _)
+        arn = f"arn:aws:cloudfront::{ACCOUNT}:distribution/{stack.resources['Distribution']}"
+        return *url_output(stack, _)[:2], arn
 
     def register_target(stack, parameters):
         group, function = stack.resources["TargetGroup"], stack.function
         balancing.register_targets(TargetGroupArn=group, Targets=[{"Id": function}])
         bridged("it overlooks the targets of a target group: registered by a call")
-        return balancer["DNSName"], parameters.get("Path", "/auth/sessions")
+        return balancer["DNSName"], parameters.get("Path", "/auth/sessions"), group
 
     rest_parameters = {"RestApiId": rest_api}
     listener_parameters = {"ListenerArn": listener}
@@ -542,7 +550,7 @@ def use_own_apis(cloud, template, first):
     result = smoke_test(stack)
     assert result.returncode and "The stack has no API." in result.stderr, result
     passed("make smoke-test asks for a URL")
-    bridged("it checks no permission of a gateway to call the function")
+    bridged("it checks no permission of a gateway to call the function: the function's policy is compared instead")
     sessions, prepared = Sessions(cloud, table), prepare_own_apis(cloud)
     assert set(prepared) == set(snippets()), (set(prepared), set(snippets()))
     cloudformation = cloud.client("cloudformation")
@@ -558,7 +566,9 @@ def use_own_apis(cloud, template, first):
             deployed.append(Stack(cloud, route))
         for route, parameters in zip(deployed, times):
             route.function = stack.outputs["FunctionArn"]
-            host, path = find_host(route, parameters)
+            host, path, arn = find_host(route, parameters)
+            if arn:
+                check_permission(cloud, route.function, arn)
             print(f"   {name}: {host}{path}", flush=True)
             if "execute-api" in host and path.endswith("/auth/sessions"):
                 api, stage = host.split(".")[0], path.removesuffix("/auth/sessions")
@@ -571,6 +581,15 @@ def use_own_apis(cloud, template, first):
         for route in deployed:
             delete(route)
     return stack
+
+
+def check_permission(cloud, function, arn):
+    """The emulated cloud checks no permission. Here is whether the function's policy has one for the gateway."""
+    policy = json.loads(cloud.client("lambda").get_policy(FunctionName=function)["Policy"])
+    allowed = [json.dumps(statement["Condition"]) for statement in policy["Statement"] if "Condition" in statement]
+    patterns = re.findall(r'"(arn:[^"]+)"', " ".join(allowed))
+    assert any(fnmatchcase(arn, pattern) for pattern in patterns), (arn, patterns)
+    passed(f"a permission for {arn.split(':', 5)[-1]}")
 
 
 def use_own_api(cloud, sessions, host, path, method):

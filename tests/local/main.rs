@@ -161,7 +161,7 @@ Programs find this DynamoDB, and cargo lambda works beside this on ports of its 
   export SESSIONS_TABLE={sessions_table} AWS_ENDPOINT_URL_DYNAMODB=http://{dynamodb}
   export AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
   export PATH=\"$PWD/.tools/cargo-lambda/bin:$PATH\"
-  export AWS_USE_FIPS_ENDPOINT=false AWS_USE_DUALSTACK_ENDPOINT=false NO_PROXY=localhost,127.0.0.1
+  export AWS_USE_FIPS_ENDPOINT=false AWS_USE_DUALSTACK_ENDPOINT=false NO_PROXY=localhost,127.0.0.1,::1
   cargo lambda watch --disable-cors --invoke-port {beside}
   cargo lambda invoke --invoke-port {beside} --data-file events/rest-token.json      # in another terminal
 
