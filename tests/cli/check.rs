@@ -51,10 +51,15 @@ pub struct Observed<'a> {
 /// Every finding, in the order in which to fix problems: keys, index, settings, items.
 pub fn findings(observed: &Observed) -> Vec<Finding> {
     let Observed { table, index: name, expects_stream, time_to_live, sample } = *observed;
-    let mut findings = vec![status(table), key(table)];
+    let mut findings = vec![status("table", table.table_status().map(TableStatus::as_str)), key(table)];
     match table.global_secondary_indexes().iter().find(|index| index.index_name() == Some(name)) {
         Some(index) => {
-            findings.extend([index_key(table, index), index_status(index), projection(index), capacity(table, index)]);
+            findings.extend([
+                index_key(table, index),
+                status("index", index.index_status().map(IndexStatus::as_str)),
+                projection(index),
+                capacity(table, index),
+            ]);
             findings.extend(index_is_complete(table, index));
             findings.extend(warm_throughput(table, index));
         }
@@ -81,11 +86,12 @@ pub fn ttl_attribute(ttl: &TimeToLiveDescription) -> Option<&str> {
     ttl.attribute_name().filter(|_| enabled)
 }
 
-fn status(table: &TableDescription) -> Finding {
-    match table.table_status() {
-        None | Some(TableStatus::Active | TableStatus::Updating) => ok("The table is active."),
+/// Whether DynamoDB has made a table or an index. A missing status is that of an old description.
+fn status(what: &str, status: Option<&str>) -> Finding {
+    match status {
+        None | Some("ACTIVE" | "UPDATING") => ok(format!("The {what} is active.")),
         Some(status) => problem(
-            format!("The table's status is {}, so it cannot be read or written.", status.as_str()),
+            format!("The {what}'s status is {status}, so it cannot be used, or lacks sessions."),
             "Wait until it is ACTIVE; if it does not get there, see the DynamoDB console for the reason.",
         ),
     }
@@ -162,16 +168,6 @@ fn index_key(table: &TableDescription, index: &GlobalSecondaryIndexDescription) 
         );
     }
     ok(format!("The index {name} has the only key user_id, of type S."))
-}
-
-fn index_status(index: &GlobalSecondaryIndexDescription) -> Finding {
-    match index.index_status() {
-        None | Some(IndexStatus::Active | IndexStatus::Updating) => ok("The index is active."),
-        Some(status) => problem(
-            format!("The index's status is {}, so it cannot be queried, or lacks sessions.", status.as_str()),
-            "Wait until it is ACTIVE before you deploy.",
-        ),
-    }
 }
 
 fn projects_status(index: &GlobalSecondaryIndexDescription) -> bool {
@@ -421,12 +417,12 @@ mod tests {
     type Table = TableDescription;
     type Index = GlobalSecondaryIndexDescription;
 
-    fn keys(names: &[&str]) -> Option<Vec<KeySchemaElement>> {
+    fn keys(names: &[&str]) -> Vec<KeySchemaElement> {
         let kinds = [KeyType::Hash, KeyType::Range];
         let key = |(name, kind): (&&str, KeyType)| {
             KeySchemaElement::builder().attribute_name(*name).key_type(kind).build().expect("a key")
         };
-        Some(names.iter().zip(kinds).map(key).collect())
+        names.iter().zip(kinds).map(key).collect()
     }
 
     fn types(types: [(&str, ScalarAttributeType); 2]) -> Vec<AttributeDefinition> {
@@ -446,7 +442,7 @@ mod tests {
         use ScalarAttributeType::S;
         let mut index = Index::builder()
             .index_name("user_id-index")
-            .set_key_schema(keys(&["user_id"]))
+            .set_key_schema(Some(keys(&["user_id"])))
             .projection(projecting(ProjectionType::Include, &["status"]))
             .index_status(IndexStatus::Active)
             .item_count(1000)
@@ -454,7 +450,7 @@ mod tests {
             .build();
         let mut table = Table::builder()
             .table_status(TableStatus::Active)
-            .set_key_schema(keys(&["token_hash"]))
+            .set_key_schema(Some(keys(&["token_hash"])))
             .set_attribute_definitions(Some(types([("token_hash", S), ("user_id", S)])))
             .billing_mode_summary(BillingModeSummary::builder().billing_mode(BillingMode::PayPerRequest).build())
             .item_count(1000)
@@ -542,9 +538,7 @@ mod tests {
                 index.index_name = None;
             }),
             (Problem, "user_id and tenant", |_, index| {
-                let mut schema = keys(&["user_id"]).unwrap_or_default();
-                schema.extend(keys(&["tenant"]).unwrap_or_default());
-                index.key_schema = Some(schema);
+                index.key_schema = Some([keys(&["user_id"]), keys(&["tenant"])].concat());
             }),
             (Problem, "user_id that is not of type S", |table, _| {
                 table.attribute_definitions = Some(types([("token_hash", S), ("user_id", N)]));

@@ -239,7 +239,9 @@ mod tests {
 
     fn findings(items: &[Item]) -> Vec<Finding> {
         let mut sample = Sample::new(Some("delete_at"));
-        items.iter().for_each(|item| sample.add(item));
+        for item in items {
+            sample.add(item);
+        }
         sample.findings()
     }
 

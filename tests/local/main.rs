@@ -281,7 +281,7 @@ impl Port {
         let host = match self.address().ip() {
             host if host.is_loopback() => "localhost".to_owned(),
             IpAddr::V6(host) => format!("[{host}]"),
-            host => host.to_string(),
+            IpAddr::V4(host) => host.to_string(),
         };
         if self.number == 80 { host } else { format!("{host}:{}", self.number) }
     }
