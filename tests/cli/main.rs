@@ -232,7 +232,7 @@ fn report(findings: &[Finding]) -> String {
         (0, 0) => "The function works on this table.".to_owned(),
         (0, warnings) => format!("The function works on this table. Warnings: {warnings}."),
         (problems, warnings) => {
-            format!("The function does not work on this table as it is. Problems: {problems}, warnings: {warnings}.")
+            format!("The table is not ready for the function. Problems: {problems}, warnings: {warnings}.")
         }
     };
     let _ = writeln!(report, "\n{verdict}");

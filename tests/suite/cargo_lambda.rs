@@ -39,6 +39,10 @@ async fn the_function_works_over_http_under_cargo_lambda() {
     assert_eq!(preflight.header("access-control-allow-origin"), Some(origin));
     assert_eq!(preflight.header("access-control-allow-methods"), Some("DELETE"));
 
+    let evil = [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "DELETE")];
+    let preflight = watch.call(Method::OPTIONS, &evil).await;
+    assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (204, None), "{preflight:?}");
+
     let after = world.database.rows().await;
     assert_only_revocations(&before, &after);
     assert_eq!(revoked(&after), revoked(&before) + 4);
@@ -87,4 +91,16 @@ async fn make_run_is_not_led_away_by_the_terminals_environment() {
     assert!(!variables.iter().any(|(name, _)| environment::is_set_by_cargo(name)), "{variables:?}");
     let mut function = Function::start(&world, &variables).await;
     function.send(delete().token(&caller.token)).await.assert_count(3);
+}
+
+#[test]
+fn cargo_lambda_is_shown_with_the_functions_own_cors() {
+    let pages = [include_str!("../../README.md"), include_str!("../local/main.rs")];
+    let commands: Vec<_> = pages
+        .iter()
+        .flat_map(|page| page.lines())
+        .filter(|line| line.trim_start().starts_with("cargo lambda watch --"))
+        .collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    assert!(commands.iter().all(|command| command.contains(" --disable-cors ")), "{commands:?}");
 }

@@ -280,10 +280,7 @@ async fn a_table_on_which_the_function_cannot_work_fails_the_check() {
         let problems: Vec<_> = output.stdout.lines().filter(|line| line.starts_with("PROBLEM")).collect();
         assert_eq!(problems.len(), 1, "{case}: {output:?}");
         assert!(output.stdout.contains(expected), "{case}: {output:?}");
-        assert!(
-            output.stdout.contains("\nThe function does not work on this table as it is. Problems: 1"),
-            "{output:?}"
-        );
+        assert!(output.stdout.contains("\nThe table is not ready for the function. Problems: 1"), "{output:?}");
     }
     let table = format!("{}-sound", world.database.table);
     sound.create(&client, &table).await;
