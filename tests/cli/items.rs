@@ -14,8 +14,8 @@ pub type Item = HashMap<String, AttributeValue>;
 /// Epoch times above this are in milliseconds: in seconds, it is the year 5138.
 const LARGEST_SECONDS: f64 = 1e11;
 
-/// Size of an item in bytes above which a revocation may not fit in: DynamoDB refuses items over 400 KB, the function adds
-/// three attributes, and the application may add more. Source: "Service, account, and table quotas".
+/// Size of an item in bytes above which a revocation may not fit in. DynamoDB refuses items over 400 KB, the function
+/// adds three attributes, and the application may add more. Source: "Service, account, and table quotas".
 const LARGEST_ITEM: usize = 380 << 10;
 
 /// A rule: what is wrong with an item, what follows, and what to do. `{ttl}` stands for the attribute of TTL.
@@ -195,8 +195,8 @@ fn is_token_of(key: &str, value: &AttributeValue) -> bool {
     value.as_s().is_ok_and(|value| Token::parse(value.as_bytes()).is_ok_and(|token| token.hash().as_str() == key))
 }
 
-/// Size of a value in bytes. That of a number is an estimate, as DynamoDB's own formula is. Source: "DynamoDB item sizes and
-/// formats".
+/// Size of a value in bytes. That of a number is an estimate, as DynamoDB's own formula is. Source: "DynamoDB item sizes
+/// and formats".
 fn size(value: &AttributeValue) -> usize {
     let of_number = |number: &str| number.len().div_ceil(2) + 1;
     match value {

@@ -53,7 +53,8 @@ impl Table {
     pub async fn connect(name: String, index: String, local: Option<NonZeroU16>) -> Result<Self, Problem> {
         let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(30)).build();
         let config = if let Some(port) = local {
-            // Without the environment: a profile or AWS_USE_FIPS_ENDPOINT can lead elsewhere, a proxy cannot reach this machine.
+            // Without the environment: with AWS_USE_FIPS_ENDPOINT, also in a profile, the SDK refuses this endpoint, and a
+            // proxy cannot reach this machine.
             SdkConfig::builder()
                 .behavior_version(BehaviorVersion::v2026_01_12())
                 .endpoint_url(format!("http://127.0.0.1:{port}"))

@@ -452,8 +452,8 @@ def snippets():
 
 def prepare_own_apis(cloud):
     """Makes an API of each kind. Returns, by the heading of the template for it, the parameters for each time that the
-    template is deployed, and a function that finishes the arrangement and returns the host and path to call, and the ARN
-    in whose name the gateway then calls the function, if it has one."""
+    template is deployed, and a function that finishes the arrangement. It returns the host and path to call, and the
+    ARN in whose name the gateway then calls the function, if it has one."""
     rest = cloud.client("apigateway")
     rest_api = rest.create_rest_api(name="own")["id"]
     root = rest.get_resources(restApiId=rest_api)["items"][0]["id"]

@@ -1,4 +1,4 @@
-//! The environment of the function under `make run`: which variables it takes over from the terminal. It starts nothing.
+//! The environment of the function under `make run`: which variables it takes over from the terminal.
 
 use std::ffi::OsString;
 
@@ -10,9 +10,9 @@ pub const REGION: &str = "eu-central-1";
 
 /// The whole environment of the function and of cargo, which builds it.
 ///
-/// The AWS settings of the terminal are left out, because any of them can lead the function away from the local database:
-/// a profile or `AWS_USE_FIPS_ENDPOINT=true` makes the SDK ask for an endpoint in AWS. The files with profiles are left
-/// out for the same reason. The settings of the log are kept.
+/// The terminal's AWS settings and the files with profiles are left out, because any of them can lead the function away
+/// from the local database: with `AWS_USE_FIPS_ENDPOINT=true`, the SDK refuses its endpoint. The settings of the log are
+/// kept.
 pub fn of_function(
     inherited: impl Iterator<Item = Variable>,
     endpoint: &str,
@@ -40,8 +40,8 @@ fn is_inherited(name: &str) -> bool {
     !is_of_aws && !is_set_by_cargo(name)
 }
 
-/// Whether cargo sets this variable for what it runs. If cargo then gets it, build scripts that read it run again, and many
-/// libraries are built again.
+/// Whether cargo sets this variable for what it runs. If cargo itself gets it, build scripts that read it run again, and
+/// many libraries are built again.
 pub fn is_set_by_cargo(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }

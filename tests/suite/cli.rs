@@ -416,7 +416,7 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
     Output { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// The command, built once. `cargo test --test suite` builds no examples, and leaves one of before a change in its place.
+/// The command, built once: `cargo test --test suite` builds no examples, so the one that is there may be an older one.
 async fn program() -> &'static Path {
     static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
     PROGRAM
