@@ -17,7 +17,7 @@
 #   make screenshot     take the picture in the README again
 #
 # Options:
-#   run            FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001
+#   run            FUNCTION_PORT=9001 DYNAMODB_PORT=8001 PAGE_PORT=3001  LISTEN=0.0.0.0 (in a container)
 #   test-clients   CLIENTS=browser  CHROMIUM=path
 #   simulation     TRIALS=1 TRIALS_SEED=42 (one trial again)
 #   mutants        MUTANTS="--file src/http/origin.rs"  MUTANTS="--in-diff changes.diff"
@@ -83,7 +83,7 @@ help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
 run: tools
-	@echo 'Building the local DynamoDB: the first time, this takes a minute or two.'
+	@echo 'Building the local DynamoDB and the libraries of the function: the first time, this takes a minute or two.'
 	@cargo run --locked --example local
 
 test: tools

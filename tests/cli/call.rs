@@ -3,13 +3,14 @@
 use std::error::Error;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::{Connector, tls};
+use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use http_body_util::{BodyExt, Limited};
+use hyper::Request;
 use hyper::header::{ACCEPT, HeaderValue};
-use hyper::{Request, StatusCode};
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use url::{Host, Url};
 
 use super::Problem;
@@ -20,7 +21,7 @@ const LONGEST_BODY: usize = 1 << 20;
 
 /// What the function has answered, or a gateway in its place.
 pub struct Answer {
-    pub status: StatusCode,
+    pub status: u16,
     pub body: String,
 }
 
@@ -34,15 +35,23 @@ pub async fn revoke_others(url: &Url, token: &str) -> Result<Answer, Problem> {
     let request = Request::delete(url.as_str())
         .header("X-Session-Token", value)
         .header(ACCEPT, "application/json")
-        .body(Empty::<Bytes>::new())?;
-    let https = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
-    let client = Client::builder(TokioExecutor::new()).build(https);
+        .body(SdkBody::empty())?;
+    // A proxy of `http` would see the token.
+    let proxy = if url.scheme() == "https" { ProxyConfig::from_env() } else { ProxyConfig::disabled() };
     let answer = async {
-        let (head, body) = client.request(request).await.map_err(|error| unreachable(url, &error))?.into_parts();
-        let body = Limited::new(body, LONGEST_BODY).collect().await?.to_bytes();
-        Ok(Answer { status: head.status, body: String::from_utf8_lossy(&body).into_owned() })
+        let answer = connector(proxy).call(HttpRequest::try_from(request)?).await;
+        let answer = answer.map_err(|error| unreachable(url, &error))?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), LONGEST_BODY).collect().await?.to_bytes();
+        Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
     };
     tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| format!("no answer in {} s", TIMEOUT.as_secs()))?
+}
+
+/// What sends requests, over TLS or not, and through a proxy or not.
+pub fn connector(proxy: ProxyConfig) -> SharedHttpConnector {
+    let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+    SharedHttpConnector::new(Connector::builder().proxy_config(proxy).tls_provider(tls).build())
 }
 
 /// Names the address only: a path or a query may be confidential.

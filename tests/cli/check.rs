@@ -1,27 +1,20 @@
-//! Whether the function works on a table: rules over the table's description and a sample of its items. No I/O.
+//! Rules for the description of a table: whether the function works on it. No I/O.
 //!
 //! A finding holds names and settings of the table, and counts of items. It never holds the value of an item.
 
-use std::collections::HashMap;
-
 use aws_sdk_dynamodb::types::{
-    AttributeValue, BillingMode, GlobalSecondaryIndexDescription, IndexStatus, KeySchemaElement, KeyType,
-    MultiRegionConsistency, OnDemandThroughput, ProjectionType, ProvisionedThroughputDescription, ScalarAttributeType,
-    SseDescription, SseType, StreamSpecification, TableDescription, TableStatus, TimeToLiveDescription,
-    TimeToLiveStatus,
+    BillingMode, GlobalSecondaryIndexDescription, IndexStatus, KeySchemaElement, KeyType, MultiRegionConsistency,
+    OnDemandThroughput, ProjectionType, ProvisionedThroughputDescription, ScalarAttributeType, SseType, StreamViewType,
+    TableDescription, TableStatus, TimeToLiveDescription, TimeToLiveStatus,
 };
 
-/// What [`Sample::add`] reads of an item.
-pub const SAMPLED_ATTRIBUTES: [&str; 6] =
-    ["token_hash", "session_id", "user_id", "status", "expires_at", "authenticated_at"];
-
-/// Epoch times above this are in milliseconds: in seconds, it is the year 5138.
-const LARGEST_SECONDS: f64 = 1e11;
+use super::items::Sample;
 
 /// Size of an index entry, in bytes, above which the projection is worth a warning. With `status` alone it is about 135.
 const LARGE_ENTRY: i64 = 400;
 
-/// Writes per second that one user's part of an index can take. What is below it slows down a revocation.
+/// Writes per second that one partition of an index takes, and with it all sessions of one user. Less capacity slows down
+/// a revocation; more does not make it faster.
 const PARTITION_WRITES: i64 = 1000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,62 +40,58 @@ pub struct Observed<'a> {
     pub table: &'a TableDescription,
     /// Name of the index that the function will use.
     pub index: &'a str,
-    /// `None` if it could not be read.
+    /// Whether others must hear of revocations.
+    pub expects_stream: bool,
+    /// `None` if the settings of TTL could not be read.
     pub time_to_live: Option<&'a TimeToLiveDescription>,
     /// `None` if no item could be read.
     pub sample: Option<&'a Sample>,
 }
 
-/// How many of the sampled items have which defect.
-#[derive(Debug, Default)]
-pub struct Sample {
-    pub items: u64,
-    not_a_hash: u64,
-    no_user_id: u64,
-    no_session_id: u64,
-    no_status: u64,
-    other_status: u64,
-    no_expires_at: u64,
-    expires_at_date: u64,
-    expires_at_numeric_string: u64,
-    expires_at_other: u64,
-    expires_at_milliseconds: u64,
-    no_authenticated_at: u64,
-    authenticated_at_milliseconds: u64,
-}
-
 /// Every finding, in the order in which to fix problems: keys, index, settings, items.
 pub fn findings(observed: &Observed) -> Vec<Finding> {
-    let Observed { table, index: name, time_to_live, sample } = *observed;
-    let mut findings = vec![status(table), key(table)];
+    let Observed { table, index: name, expects_stream, time_to_live, sample } = *observed;
+    let mut findings = vec![status("table", table.table_status().map(TableStatus::as_str)), key(table)];
     match table.global_secondary_indexes().iter().find(|index| index.index_name() == Some(name)) {
         Some(index) => {
-            findings.extend([index_key(table, index), index_status(index), projection(index)]);
+            findings.extend([
+                index_key(table, index),
+                status("index", index.index_status().map(IndexStatus::as_str)),
+                projection(index),
+                capacity(table, index),
+            ]);
             findings.extend(index_is_complete(table, index));
-            findings.extend(capacity(table, index));
             findings.extend(warm_throughput(table, index));
         }
         None => findings.push(no_index(table, name)),
     }
-    findings.push(time_to_live.map_or_else(unknown_time_to_live, ttl));
-    findings.push(encryption(table.sse_description()));
-    findings.extend(stream(table));
+    findings.extend([ttl(time_to_live), encryption(table)]);
+    findings.extend(stream(table, expects_stream));
     findings.extend(replicas(table));
-    match sample {
-        Some(sample) => findings.extend(sample.findings()),
-        None => findings.push(warning(
-            "No item could be read, so the items are not checked.",
-            "Allow dynamodb:Scan on the table, and run this again.",
-        )),
-    }
+    findings.extend(sample.map_or_else(
+        || {
+            vec![warning(
+                "No item could be read, so the items are not checked.",
+                "Allow dynamodb:Scan on the table, and run this again.",
+            )]
+        },
+        Sample::findings,
+    ));
     findings
 }
 
-fn status(table: &TableDescription) -> Finding {
-    match table.table_status() {
-        None | Some(TableStatus::Active | TableStatus::Updating) => ok("The table is active."),
+/// The attribute by which TTL deletes items, if it does.
+pub fn ttl_attribute(ttl: &TimeToLiveDescription) -> Option<&str> {
+    let enabled = matches!(ttl.time_to_live_status(), Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling));
+    ttl.attribute_name().filter(|_| enabled)
+}
+
+/// Whether DynamoDB has made a table or an index. A missing status is that of an old description.
+fn status(what: &str, status: Option<&str>) -> Finding {
+    match status {
+        None | Some("ACTIVE" | "UPDATING") => ok(format!("The {what} is active.")),
         Some(status) => problem(
-            format!("The table's status is {}, so it cannot be read or written.", status.as_str()),
+            format!("The {what}'s status is {status}, so it cannot be used, or lacks sessions."),
             "Wait until it is ACTIVE; if it does not get there, see the DynamoDB console for the reason.",
         ),
     }
@@ -181,16 +170,6 @@ fn index_key(table: &TableDescription, index: &GlobalSecondaryIndexDescription) 
     ok(format!("The index {name} has the only key user_id, of type S."))
 }
 
-fn index_status(index: &GlobalSecondaryIndexDescription) -> Finding {
-    match index.index_status() {
-        None | Some(IndexStatus::Active | IndexStatus::Updating) => ok("The index is active."),
-        Some(status) => problem(
-            format!("The index's status is {}, so it cannot be queried, or lacks sessions.", status.as_str()),
-            "Wait until it is ACTIVE before you deploy.",
-        ),
-    }
-}
-
 fn projects_status(index: &GlobalSecondaryIndexDescription) -> bool {
     index.projection().is_some_and(|projection| match projection.projection_type() {
         Some(ProjectionType::All) => true,
@@ -236,12 +215,11 @@ fn entry_size(index: &GlobalSecondaryIndexDescription) -> Option<i64> {
     index.index_size_bytes()?.checked_div(index.item_count().filter(|items| *items > 0)?)
 }
 
-/// An item without `user_id` is not in the index. This sees all items, where a sample sees few.
+/// An item without `user_id` is not in the index. These figures are about all items, where a sample sees few.
 fn index_is_complete(table: &TableDescription, index: &GlobalSecondaryIndexDescription) -> Option<Finding> {
     let (items, entries) = (table.item_count()?, index.item_count()?);
-    // The two figures are not of the same moment.
-    let tolerance = items / 100;
-    (items - entries > tolerance).then(|| {
+    // DynamoDB counts table and index at different moments, so a difference of 1 % proves nothing.
+    (items - entries > items / 100).then(|| {
         warning(
             format!(
                 "The index has {entries} entries for {items} items: an item that is not in it is never revoked. DynamoDB refreshes both figures about every six hours."
@@ -251,27 +229,22 @@ fn index_is_complete(table: &TableDescription, index: &GlobalSecondaryIndexDescr
     })
 }
 
-fn capacity(table: &TableDescription, index: &GlobalSecondaryIndexDescription) -> Vec<Finding> {
-    let on_demand =
-        table.billing_mode_summary().and_then(|summary| summary.billing_mode()) == Some(&BillingMode::PayPerRequest);
-    if on_demand {
-        let limit = |writes: Option<i64>| writes.filter(|writes| *writes > 0);
-        let table_limit = limit(table.on_demand_throughput().and_then(OnDemandThroughput::max_write_request_units));
-        let index_limit = limit(index.on_demand_throughput().and_then(OnDemandThroughput::max_write_request_units));
-        return vec![match (table_limit, index_limit) {
-            (None, None) => ok("Capacity is on demand, for table and index, without a limit."),
-            (table_limit, index_limit) => {
-                let text = |limit: Option<i64>| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
-                warning(
-                    format!(
-                        "Capacity is on demand with a limit of writes per second: table {}, index {}. A revocation takes one write of each for each session, and a throttled index throttles the table.",
-                        text(table_limit),
-                        text(index_limit)
-                    ),
-                    "Make the limit of the index no lower than that of the table, and leave room for a user with many sessions.",
-                )
-            }
-        }];
+fn capacity(table: &TableDescription, index: &GlobalSecondaryIndexDescription) -> Finding {
+    if table.billing_mode_summary().and_then(|summary| summary.billing_mode()) == Some(&BillingMode::PayPerRequest) {
+        let limit = |throughput: Option<&OnDemandThroughput>| {
+            throughput.and_then(OnDemandThroughput::max_write_request_units).filter(|writes| *writes > 0)
+        };
+        let limits = [limit(table.on_demand_throughput()), limit(index.on_demand_throughput())];
+        if limits == [None, None] {
+            return ok("Capacity is on demand, for table and index, without a limit.");
+        }
+        let [table, index] = limits.map(|limit| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string()));
+        return warning(
+            format!(
+                "Capacity is on demand with a limit of writes per second: table {table}, index {index}. A revocation takes one write of each for each session, and a throttled index throttles the table."
+            ),
+            "Make the limit of the index no lower than that of the table, and leave room for a user with many sessions.",
+        );
     }
     let units = |throughput: Option<&ProvisionedThroughputDescription>| {
         throughput.map(|units| (units.read_capacity_units().unwrap_or(0), units.write_capacity_units().unwrap_or(0)))
@@ -279,29 +252,29 @@ fn capacity(table: &TableDescription, index: &GlobalSecondaryIndexDescription) -
     let (Some((reads, writes)), Some((index_reads, index_writes))) =
         (units(table.provisioned_throughput()), units(index.provisioned_throughput()))
     else {
-        return vec![warning(
+        return warning(
             "The description does not show the capacity of table and index, so it is not checked.",
             "If capacity is provisioned, give the index as many write units as the table.",
-        )];
+        );
     };
     let figures = format!(
         "Capacity is provisioned: {reads} reads and {writes} writes per second for the table, {index_reads} and {index_writes} for the index"
     );
     if index_writes < writes {
-        return vec![warning(
+        warning(
             format!("{figures}. An index with fewer writes than the table throttles the table's writes for everyone."),
             format!("Give the index at least {writes} write units, also as the minimum of its auto scaling."),
-        )];
-    }
-    if index_writes.min(writes) < PARTITION_WRITES {
-        return vec![warning(
+        )
+    } else if writes < PARTITION_WRITES {
+        warning(
             format!(
                 "{figures}. A revocation takes one write of each for each session, so a user with many sessions is revoked at this pace, and the application's own writes are throttled meanwhile."
             ),
             "Let both scale automatically, or change to on demand.",
-        )];
+        )
+    } else {
+        ok(format!("{figures}."))
     }
-    vec![ok(format!("{figures}."))]
 }
 
 fn warm_throughput(table: &TableDescription, index: &GlobalSecondaryIndexDescription) -> Option<Finding> {
@@ -322,29 +295,28 @@ fn warm_throughput(table: &TableDescription, index: &GlobalSecondaryIndexDescrip
     })
 }
 
-fn ttl(ttl: &TimeToLiveDescription) -> Finding {
-    let enabled = matches!(ttl.time_to_live_status(), Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling));
-    match ttl.attribute_name() {
-        Some("expires_at") if enabled => ok("TTL deletes sessions some time after expires_at."),
-        Some(attribute) if enabled => warning(
-            format!("TTL deletes by {attribute}, not by expires_at; deleted sessions are no longer counted or shown."),
-            format!("Make sure that {attribute} is never before expires_at, or change TTL to expires_at."),
+fn ttl(ttl: Option<&TimeToLiveDescription>) -> Finding {
+    match ttl.map(ttl_attribute) {
+        None => warning(
+            "TTL could not be read, so it is not checked.",
+            "Allow dynamodb:DescribeTimeToLive on the table, and run this again.",
         ),
-        _ => Finding {
-            advice: "Enable TTL on expires_at once nobody needs old sessions for an audit.".to_owned(),
+        Some(Some("expires_at")) => {
+            ok("TTL deletes sessions some time after expires_at, and with them who revoked them and when.")
+        }
+        Some(Some(attribute)) => Finding {
+            advice: format!("Whenever a session is extended, move {attribute} together with expires_at."),
+            ..ok(format!("TTL deletes sessions some time after {attribute}."))
+        },
+        Some(None) => Finding {
+            advice: "Enable TTL on an attribute of your own, some time after expires_at.".to_owned(),
             ..ok("TTL is off: expired and revoked sessions stay, and each call reads those of its user.")
         },
     }
 }
 
-fn unknown_time_to_live() -> Finding {
-    warning(
-        "TTL could not be read, so it is not checked.",
-        "Allow dynamodb:DescribeTimeToLive on the table, and run this again.",
-    )
-}
-
-fn encryption(encryption: Option<&SseDescription>) -> Finding {
+fn encryption(table: &TableDescription) -> Finding {
+    let encryption = table.sse_description();
     let Some(encryption) = encryption.filter(|encryption| encryption.sse_type() == Some(&SseType::Kms)) else {
         return ok("The table is encrypted with a key of DynamoDB's own, which takes no permission.");
     };
@@ -363,14 +335,26 @@ fn encryption(encryption: Option<&SseDescription>) -> Finding {
     )
 }
 
-fn stream(table: &TableDescription) -> Option<Finding> {
-    let enabled = table.stream_specification().is_some_and(StreamSpecification::stream_enabled);
-    enabled.then(|| {
-        warning(
+fn stream(table: &TableDescription, is_expected: bool) -> Option<Finding> {
+    let stream = table.stream_specification().filter(|stream| stream.stream_enabled());
+    let view = stream.and_then(|stream| stream.stream_view_type());
+    match (stream, is_expected) {
+        (None, false) => None,
+        (None, true) => Some(problem(
+            "The table has no stream, so nobody hears of revocations.",
+            "Enable a stream with the view NEW_AND_OLD_IMAGES.",
+        )),
+        // A revocation is a change of status: a consumer sees it by the images before and after.
+        (Some(_), true) if view != Some(&StreamViewType::NewAndOldImages) => Some(problem(
+            "The table has a stream without the images before and after a change, so consumers cannot know revocations.",
+            "The view of a stream cannot be changed: disable it, and enable one with the view NEW_AND_OLD_IMAGES.",
+        )),
+        (Some(_), true) => Some(ok("The table has a stream with the images before and after each change.")),
+        (Some(_), false) => Some(warning(
             "The table has a stream: each revoked session is one record more for its consumers, at up to 1,000 per second for one user.",
             "Make sure that the consumers keep up, and that none writes an old session back to the table.",
-        )
-    })
+        )),
+    }
 }
 
 fn replicas(table: &TableDescription) -> Option<Finding> {
@@ -396,147 +380,6 @@ fn replicas(table: &TableDescription) -> Option<Finding> {
     })
 }
 
-impl Sample {
-    /// Counts an item's defects. The item needs no attribute but [`SAMPLED_ATTRIBUTES`].
-    pub fn add(&mut self, item: &HashMap<String, AttributeValue>) {
-        let text = |name| match item.get(name) {
-            Some(AttributeValue::S(value)) if !value.is_empty() => Some(value.as_str()),
-            _ => None,
-        };
-        self.items += 1;
-        // Where the key has another name or type, that is the finding.
-        if let Some(key) = text("token_hash") {
-            self.not_a_hash += u64::from(!is_hash(key));
-        }
-        self.no_user_id += u64::from(text("user_id").is_none());
-        self.no_session_id += u64::from(text("session_id").is_none());
-        match text("status") {
-            Some("active" | "revoked") => {}
-            Some(_) => self.other_status += 1,
-            None => self.no_status += 1,
-        }
-        match item.get("expires_at") {
-            None | Some(AttributeValue::Null(_)) => self.no_expires_at += 1,
-            Some(AttributeValue::N(value)) => self.expires_at_milliseconds += u64::from(is_milliseconds(value)),
-            Some(AttributeValue::S(value)) if value.trim().parse::<f64>().is_ok() => {
-                self.expires_at_numeric_string += 1;
-            }
-            Some(AttributeValue::S(_)) => self.expires_at_date += 1,
-            Some(_) => self.expires_at_other += 1,
-        }
-        match item.get("authenticated_at") {
-            Some(AttributeValue::N(value)) => self.authenticated_at_milliseconds += u64::from(is_milliseconds(value)),
-            _ => self.no_authenticated_at += 1,
-        }
-    }
-
-    fn findings(&self) -> Vec<Finding> {
-        if self.items == 0 {
-            return vec![Finding {
-                advice: "Run this again once the application has written sessions.".to_owned(),
-                ..ok("The table is empty, so there are no items to check.")
-            }];
-        }
-        let seconds = "Write it as a number of seconds since 1970, and convert what is stored.";
-        let rules = [
-            (
-                self.not_a_hash,
-                Level::Problem,
-                "have a token_hash that is not 64 lower-case hexadecimal digits: the function never finds them, and raw tokens may be stored, with which a reader of the table can sign in.",
-                "Store the lower-case hexadecimal SHA-256 of the token. If raw tokens were stored, sign everyone out.",
-            ),
-            (
-                self.no_user_id,
-                Level::Problem,
-                "have no user_id of type S: they are not in the index and are never revoked.",
-                "Give each of them the id of its user, or delete them.",
-            ),
-            (
-                self.no_session_id,
-                Level::Problem,
-                "have no session_id of type S: a call with such a session is answered 500.",
-                "Give each of them an id that may be shown and logged, never the token.",
-            ),
-            (
-                self.no_status,
-                Level::Problem,
-                "have no status of type S: the function answers 401 to their users, and an application that does not check status does not notice a revocation.",
-                "Write active at sign-in and to what is stored, and let the application admit active sessions only.",
-            ),
-            (
-                self.other_status,
-                Level::Warning,
-                "have a status other than active and revoked: the function answers 401 to their users, and revokes these sessions with the others.",
-                "Write active, in lower case, for sessions that may sign out the others.",
-            ),
-            (
-                self.no_expires_at,
-                Level::Problem,
-                "have no expires_at: the function answers 401 to their users.",
-                "Write the time of expiry, in seconds since 1970, as a number.",
-            ),
-            (
-                self.expires_at_date,
-                Level::Problem,
-                "have an expires_at that is text, such as an ISO date: the function answers 401 to their users, and TTL never deletes them.",
-                seconds,
-            ),
-            (
-                self.expires_at_numeric_string,
-                Level::Problem,
-                "have an expires_at that is a number written as a string: the function answers 401 to their users, and TTL never deletes them.",
-                seconds,
-            ),
-            (
-                self.expires_at_other,
-                Level::Problem,
-                "have an expires_at that is neither a number nor a string: the function answers 401 to their users.",
-                seconds,
-            ),
-            (
-                self.expires_at_milliseconds,
-                Level::Problem,
-                "have an expires_at in milliseconds: read as seconds, they do not expire for thousands of years, and TTL never deletes them.",
-                seconds,
-            ),
-            (
-                self.no_authenticated_at,
-                Level::Warning,
-                "have no authenticated_at that is a number: with MaxAuthenticationAge, their users must sign in again.",
-                "Write it at each sign-in, or do not use MaxAuthenticationAge.",
-            ),
-            (
-                self.authenticated_at_milliseconds,
-                Level::Warning,
-                "have an authenticated_at in milliseconds: with MaxAuthenticationAge, their users must sign in again.",
-                seconds,
-            ),
-        ];
-        let found: Vec<_> = rules
-            .into_iter()
-            .filter(|(count, ..)| *count > 0)
-            .map(|(count, level, meaning, advice)| Finding {
-                level,
-                meaning: format!("{count} of {} sampled items {meaning}", self.items),
-                advice: advice.to_owned(),
-            })
-            .collect();
-        if found.is_empty() {
-            vec![ok(format!("All {} sampled items are as they should be.", self.items))]
-        } else {
-            found
-        }
-    }
-}
-
-fn is_hash(key: &str) -> bool {
-    key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn is_milliseconds(value: &str) -> bool {
-    value.parse().is_ok_and(|moment: f64| moment > LARGEST_SECONDS)
-}
-
 fn names<'a>(keys: &'a [KeySchemaElement], kind: &KeyType) -> Vec<&'a str> {
     keys.iter().filter(|key| key.key_type() == kind).map(KeySchemaElement::attribute_name).collect()
 }
@@ -548,7 +391,7 @@ fn has_string_type(table: &TableDescription, attribute: &str) -> bool {
         .any(|defined| defined.attribute_name() == attribute && defined.attribute_type() == &ScalarAttributeType::S)
 }
 
-fn ok(meaning: impl Into<String>) -> Finding {
+pub fn ok(meaning: impl Into<String>) -> Finding {
     Finding { level: Level::Ok, meaning: meaning.into(), advice: String::new() }
 }
 
@@ -561,36 +404,32 @@ fn problem(meaning: impl Into<String>, advice: impl Into<String>) -> Finding {
 }
 
 #[cfg(test)]
-#[allow(clippy::unnecessary_wraps, reason = "the fields of a description are options")]
-#[allow(clippy::too_many_lines, reason = "a test of each rule is a table with a line for each")]
 mod tests {
     use aws_sdk_dynamodb::primitives::DateTime;
     use aws_sdk_dynamodb::types::{
         AttributeDefinition, BillingModeSummary, GlobalSecondaryIndexWarmThroughputDescription,
-        LocalSecondaryIndexDescription, Projection, ReplicaDescription, TableWarmThroughputDescription,
+        LocalSecondaryIndexDescription, Projection, ReplicaDescription, SseDescription, StreamSpecification,
+        TableWarmThroughputDescription,
     };
 
     use super::*;
 
-    /// The first level is the highest that the finding may have; the text is in its meaning or its advice.
-    type Case<'a> = (&'a str, Level, &'a str, TableDescription);
+    type Table = TableDescription;
+    type Index = GlobalSecondaryIndexDescription;
 
-    fn keys(names: &[(&str, KeyType)]) -> Option<Vec<KeySchemaElement>> {
-        let element = |(name, kind): &(&str, KeyType)| {
-            KeySchemaElement::builder().attribute_name(*name).key_type(kind.clone()).build().expect("a key")
+    fn keys(names: &[&str]) -> Vec<KeySchemaElement> {
+        let kinds = [KeyType::Hash, KeyType::Range];
+        let key = |(name, kind): (&&str, KeyType)| {
+            KeySchemaElement::builder().attribute_name(*name).key_type(kind).build().expect("a key")
         };
-        Some(names.iter().map(element).collect())
+        names.iter().zip(kinds).map(key).collect()
     }
 
-    fn types(types: &[(&str, ScalarAttributeType)]) -> Option<Vec<AttributeDefinition>> {
-        let definition = |(name, kind): &(&str, ScalarAttributeType)| {
-            AttributeDefinition::builder()
-                .attribute_name(*name)
-                .attribute_type(kind.clone())
-                .build()
-                .expect("a definition")
+    fn types(types: [(&str, ScalarAttributeType); 2]) -> Vec<AttributeDefinition> {
+        let definition = |(name, kind)| {
+            AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().expect("a definition")
         };
-        Some(types.iter().map(definition).collect())
+        types.into_iter().map(definition).collect()
     }
 
     fn projecting(kind: ProjectionType, attributes: &[&str]) -> Projection {
@@ -598,84 +437,58 @@ mod tests {
         Projection::builder().projection_type(kind).set_non_key_attributes(attributes).build()
     }
 
-    fn index() -> GlobalSecondaryIndexDescription {
-        GlobalSecondaryIndexDescription::builder()
+    /// A table on demand as the template makes it, with a change.
+    fn table(change: impl FnOnce(&mut Table, &mut Index)) -> Table {
+        use ScalarAttributeType::S;
+        let mut index = Index::builder()
             .index_name("user_id-index")
-            .set_key_schema(keys(&[("user_id", KeyType::Hash)]))
+            .set_key_schema(Some(keys(&["user_id"])))
             .projection(projecting(ProjectionType::Include, &["status"]))
             .index_status(IndexStatus::Active)
             .item_count(1000)
             .index_size_bytes(135_000)
-            .build()
-    }
-
-    /// A table on demand as the template makes it.
-    fn table() -> TableDescription {
-        TableDescription::builder()
+            .build();
+        let mut table = Table::builder()
             .table_status(TableStatus::Active)
-            .set_key_schema(keys(&[("token_hash", KeyType::Hash)]))
-            .set_attribute_definitions(types(&[
-                ("token_hash", ScalarAttributeType::S),
-                ("user_id", ScalarAttributeType::S),
-            ]))
+            .set_key_schema(Some(keys(&["token_hash"])))
+            .set_attribute_definitions(Some(types([("token_hash", S), ("user_id", S)])))
             .billing_mode_summary(BillingModeSummary::builder().billing_mode(BillingMode::PayPerRequest).build())
             .item_count(1000)
-            .global_secondary_indexes(index())
-            .build()
-    }
-
-    fn with(change: impl FnOnce(&mut TableDescription)) -> TableDescription {
-        let mut table = table();
-        change(&mut table);
+            .build();
+        change(&mut table, &mut index);
+        table.global_secondary_indexes.get_or_insert_default().push(index);
         table
     }
 
-    fn with_index(change: impl FnOnce(&mut GlobalSecondaryIndexDescription)) -> TableDescription {
-        let mut index = index();
-        change(&mut index);
-        with(|table| table.global_secondary_indexes = Some(vec![index]))
-    }
-
-    fn units(writes: i64) -> Option<ProvisionedThroughputDescription> {
-        Some(ProvisionedThroughputDescription::builder().read_capacity_units(5).write_capacity_units(writes).build())
-    }
-
-    fn provisioned(table_writes: i64, index_writes: i64) -> TableDescription {
-        let mut table = with_index(|index| index.provisioned_throughput = units(index_writes));
+    fn provision(table: &mut Table, index: &mut Index, writes: i64, index_writes: i64) {
+        let units = |writes| {
+            ProvisionedThroughputDescription::builder().read_capacity_units(5).write_capacity_units(writes).build()
+        };
         table.billing_mode_summary = None;
-        table.provisioned_throughput = units(table_writes);
-        table
+        table.provisioned_throughput = Some(units(writes));
+        index.provisioned_throughput = Some(units(index_writes));
     }
 
-    fn warm(table_writes: i64, index_writes: i64) -> TableDescription {
-        let mut table = with_index(|index| {
-            let warm = GlobalSecondaryIndexWarmThroughputDescription::builder();
-            index.warm_throughput = Some(warm.write_units_per_second(index_writes).build());
-        });
-        let warm = TableWarmThroughputDescription::builder();
-        table.warm_throughput = Some(warm.write_units_per_second(table_writes).build());
-        table
+    fn warm(table: &mut Table, index: &mut Index, writes: i64, index_writes: i64) {
+        let of_table = TableWarmThroughputDescription::builder().write_units_per_second(writes);
+        let of_index = GlobalSecondaryIndexWarmThroughputDescription::builder().write_units_per_second(index_writes);
+        table.warm_throughput = Some(of_table.build());
+        index.warm_throughput = Some(of_index.build());
     }
 
-    fn encrypted(lost: bool) -> TableDescription {
+    fn encrypt(table: &mut Table, lost: Option<DateTime>) {
         let key = SseDescription::builder().sse_type(SseType::Kms).kms_master_key_arn("arn:aws:kms:key/1");
-        let since = lost.then(|| DateTime::from_secs(1));
-        with(|table| table.sse_description = Some(key.set_inaccessible_encryption_date_time(since).build()))
+        table.sse_description = Some(key.set_inaccessible_encryption_date_time(lost).build());
     }
 
-    fn in_two_regions(consistency: Option<MultiRegionConsistency>) -> TableDescription {
-        with(|table| {
-            table.replicas = Some(vec![ReplicaDescription::builder().region_name("eu-west-1").build()]);
-            table.multi_region_consistency = consistency;
-        })
+    fn stream(table: &mut Table, view: StreamViewType) {
+        let stream = StreamSpecification::builder().stream_enabled(true).stream_view_type(view);
+        table.stream_specification = Some(stream.build().expect("a stream"));
     }
 
-    fn of(
-        table: &TableDescription,
-        time_to_live: Option<&TimeToLiveDescription>,
-        sample: Option<&Sample>,
-    ) -> Vec<Finding> {
-        findings(&Observed { table, index: "user_id-index", time_to_live, sample })
+    fn replicate(table: &mut Table, consistency: Option<MultiRegionConsistency>) {
+        table.replicas = Some(vec![ReplicaDescription::builder().region_name("eu-west-1").build()]);
+        table.multi_region_consistency = consistency;
     }
 
     fn ttl_on(attribute: &str) -> TimeToLiveDescription {
@@ -683,269 +496,111 @@ mod tests {
         TimeToLiveDescription::builder().time_to_live_status(status).attribute_name(attribute).build()
     }
 
-    fn item(attributes: &[(&str, AttributeValue)]) -> HashMap<String, AttributeValue> {
-        let text = |value: &str| AttributeValue::S(value.to_owned());
-        let good = [
-            ("token_hash", text(&"0a".repeat(32))),
-            ("session_id", text("id")),
-            ("user_id", text("user")),
-            ("status", text("active")),
-            ("expires_at", AttributeValue::N("1790000000".to_owned())),
-            ("authenticated_at", AttributeValue::N("1.79e9".to_owned())),
-        ];
-        good.iter().chain(attributes).map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
-    }
-
-    /// What the findings are that are not `Ok`.
-    fn faults(findings: &[Finding]) -> Vec<&Finding> {
-        findings.iter().filter(|finding| finding.level != Level::Ok).collect()
+    /// The findings that are not `Ok`, of an empty table with TTL, and how many there are that are.
+    fn faults(table: &Table, expects_stream: bool) -> (Vec<Finding>, usize) {
+        let (ttl, sample) = (ttl_on("delete_at"), Sample::new(None));
+        let observed =
+            Observed { table, index: "user_id-index", expects_stream, time_to_live: Some(&ttl), sample: Some(&sample) };
+        let (sound, faults): (Vec<_>, Vec<_>) =
+            findings(&observed).into_iter().partition(|finding| finding.level == Level::Ok);
+        (faults, sound.len())
     }
 
     #[test]
-    fn a_table_as_the_template_makes_it_has_no_fault() {
-        let mut sample = Sample::default();
-        sample.add(&item(&[]));
-        sample.add(&item(&[("status", AttributeValue::S("revoked".to_owned()))]));
-        for time_to_live in [ttl_on("expires_at"), TimeToLiveDescription::builder().build()] {
-            let findings = of(&table(), Some(&time_to_live), Some(&sample));
-            assert!(findings.len() >= 8 && faults(&findings).is_empty(), "{findings:#?}");
-        }
-        for table in [provisioned(1000, 1000), warm(4000, 4000), with_index(|index| index.index_status = None)] {
-            let findings = of(&table, Some(&ttl_on("expires_at")), Some(&sample));
-            assert!(faults(&findings).is_empty(), "{findings:#?}");
+    fn a_table_on_which_the_function_works_has_no_fault() {
+        let all = |index: &mut Index| index.projection = Some(projecting(ProjectionType::All, &[]));
+        for (table, expects_stream) in [
+            (table(|_, _| {}), false),
+            (table(|table, index| provision(table, index, 1000, 1000)), false),
+            (table(|table, index| warm(table, index, 4000, 4000)), false),
+            (table(|_, index| index.index_status = None), false),
+            (table(|_, index| all(index)), false),
+            (table(|table, _| stream(table, StreamViewType::NewAndOldImages)), true),
+        ] {
+            let (faults, sound) = faults(&table, expects_stream);
+            assert!(faults.is_empty() && sound >= 8, "{faults:#?}");
         }
     }
 
     #[test]
     fn each_fault_of_a_table_is_the_only_one_reported() {
         use Level::{Problem, Warning};
-        use ScalarAttributeType::{B, N, S};
-        let second = |name: &str| {
-            let mut other = index();
-            other.index_name = Some(name.to_owned());
-            other
-        };
-        let cases: Vec<Case> = vec![
-            ("status", Problem, "CREATING", with(|table| table.table_status = Some(TableStatus::Creating))),
-            ("key", Problem, "is id, not", with(|table| table.key_schema = keys(&[("id", KeyType::Hash)]))),
-            (
-                "sort key",
-                Problem,
-                "sort key made",
-                with(|table| {
-                    table.key_schema = keys(&[("token_hash", KeyType::Hash), ("made", KeyType::Range)]);
-                }),
-            ),
-            (
-                "binary key",
-                Problem,
-                "not of type S",
-                with(|table| {
-                    table.attribute_definitions = types(&[("token_hash", B), ("user_id", S)]);
-                }),
-            ),
-            ("no index", Problem, "Add an index", with(|table| table.global_secondary_indexes = None)),
-            (
-                "other index",
-                Problem,
-                "ExistingIndexName=by_user",
-                with(|table| {
-                    table.global_secondary_indexes = Some(vec![second("by_user")]);
-                }),
-            ),
-            (
-                "local index",
-                Problem,
-                "local index",
-                with(|table| {
-                    table.global_secondary_indexes = None;
-                    let local = LocalSecondaryIndexDescription::builder().index_name("user_id-index");
-                    table.local_secondary_indexes = Some(vec![local.build()]);
-                }),
-            ),
-            (
-                "index key",
-                Problem,
-                "partition key owner",
-                with_index(|index| {
-                    index.key_schema = keys(&[("owner", KeyType::Hash)]);
-                }),
-            ),
-            (
-                "two index keys",
-                Problem,
-                "user_id and tenant",
-                with_index(|index| {
-                    index.key_schema = keys(&[("user_id", KeyType::Hash), ("tenant", KeyType::Hash)]);
-                }),
-            ),
-            (
-                "index sort key",
-                Problem,
-                "sort key created_at",
-                with_index(|index| {
-                    index.key_schema = keys(&[("user_id", KeyType::Hash), ("created_at", KeyType::Range)]);
-                }),
-            ),
-            (
-                "number",
-                Problem,
-                "not of type S",
-                with(|table| {
-                    table.attribute_definitions = types(&[("token_hash", S), ("user_id", N)]);
-                }),
-            ),
-            (
-                "keys only",
-                Problem,
-                "does not project status",
-                with_index(|index| {
-                    index.projection = Some(projecting(ProjectionType::KeysOnly, &[]));
-                }),
-            ),
-            (
-                "wrong projection",
-                Problem,
-                "does not project status",
-                with_index(|index| {
-                    index.projection = Some(projecting(ProjectionType::Include, &["device"]));
-                }),
-            ),
-            (
-                "large projection",
-                Warning,
-                "500 bytes",
-                with_index(|index| {
-                    index.projection = Some(projecting(ProjectionType::All, &[]));
-                    index.index_size_bytes = Some(500_000);
-                }),
-            ),
-            (
-                "unknown size",
-                Warning,
-                "from the start",
-                with_index(|index| {
-                    index.projection = Some(projecting(ProjectionType::Include, &["status", "device"]));
-                    index.index_size_bytes = None;
-                }),
-            ),
-            ("backfilling", Problem, "CREATING", with_index(|index| index.index_status = Some(IndexStatus::Creating))),
-            (
-                "incomplete index",
-                Warning,
-                "989 entries for 1000 items",
-                with_index(|index| {
-                    (index.item_count, index.index_size_bytes) = (Some(989), Some(100_000));
-                }),
-            ),
-            ("index too small", Warning, "at least 2000 write units", provisioned(2000, 1000)),
-            ("small capacity", Warning, "at this pace", provisioned(5, 5)),
-            ("unknown capacity", Warning, "does not show", with(|table| table.billing_mode_summary = None)),
-            (
-                "limit",
-                Warning,
-                "table none, index 100",
-                with_index(|index| {
-                    index.on_demand_throughput =
-                        Some(OnDemandThroughput::builder().max_write_request_units(100).build());
-                }),
-            ),
-            ("cold", Warning, "4000 writes per second for the table and 10 ", warm(4000, 10)),
-            ("key of one's own", Warning, "TableKeyArn=arn:aws:kms:key/1", encrypted(false)),
-            ("lost key", Problem, "cannot use", encrypted(true)),
-            (
-                "stream",
-                Warning,
-                "stream",
-                with(|table| {
-                    let stream = StreamSpecification::builder().stream_enabled(true).build().expect("a stream");
-                    table.stream_specification = Some(stream);
-                }),
-            ),
-            ("global table", Warning, "within its region only", in_two_regions(None)),
-            ("strong global table", Warning, "not been tried", in_two_regions(Some(MultiRegionConsistency::Strong))),
+        use MultiRegionConsistency::Strong;
+        use ScalarAttributeType::{N, S};
+        use StreamViewType::{KeysOnly, NewAndOldImages, NewImage};
+        type Change = fn(&mut Table, &mut Index);
+        // The command's own tests have those of keys and projections. A text that begins with `expected: ` is for a table of which a stream is expected.
+        let cases: [(Level, &str, Change); 22] = [
+            (Problem, "CREATING", |table, _| table.table_status = Some(TableStatus::Creating)),
+            (Problem, "local index", |table, index| {
+                let local = LocalSecondaryIndexDescription::builder().index_name("user_id-index");
+                table.local_secondary_indexes = Some(vec![local.build()]);
+                index.index_name = None;
+            }),
+            (Problem, "user_id and tenant", |_, index| {
+                index.key_schema = Some([keys(&["user_id"]), keys(&["tenant"])].concat());
+            }),
+            (Problem, "user_id that is not of type S", |table, _| {
+                table.attribute_definitions = Some(types([("token_hash", S), ("user_id", N)]));
+            }),
+            (Warning, "500 bytes", |_, index| {
+                index.projection = Some(projecting(ProjectionType::All, &[]));
+                index.index_size_bytes = Some(500_000);
+            }),
+            (Warning, "from the start", |_, index| {
+                index.projection = Some(projecting(ProjectionType::Include, &["status", "device"]));
+                index.index_size_bytes = None;
+            }),
+            (Problem, "CREATING", |_, index| index.index_status = Some(IndexStatus::Creating)),
+            (Warning, "989 entries for 1000 items", |_, index| index.item_count = Some(989)),
+            (Warning, "at least 2000 write units", |table, index| provision(table, index, 2000, 1000)),
+            (Warning, "at this pace", |table, index| provision(table, index, 5, 5)),
+            (Warning, "does not show", |table, _| table.billing_mode_summary = None),
+            (Warning, "table none, index 100", |_, index| {
+                index.on_demand_throughput = Some(OnDemandThroughput::builder().max_write_request_units(100).build());
+            }),
+            (Warning, "4000 writes per second for the table and 10 ", |table, index| warm(table, index, 4000, 10)),
+            (Warning, "TableKeyArn=arn:aws:kms:key/1", |table, _| encrypt(table, None)),
+            (Problem, "cannot use", |table, _| encrypt(table, Some(DateTime::from_secs(1)))),
+            (Warning, "has a stream", |table, _| stream(table, NewAndOldImages)),
+            (Problem, "expected: has no stream", |_, _| {}),
+            (Problem, "expected: without the images", |table, _| stream(table, KeysOnly)),
+            (Problem, "expected: without the images", |table, _| stream(table, NewImage)),
+            (Problem, "expected: has no stream", |table, _| {
+                let off = StreamSpecification::builder().stream_enabled(false).build();
+                table.stream_specification = Some(off.expect("a stream"));
+            }),
+            (Warning, "within its region only", |table, _| replicate(table, None)),
+            (Warning, "not been tried", |table, _| replicate(table, Some(Strong))),
         ];
-        for (name, level, text, table) in cases {
-            let findings = of(&table, Some(&ttl_on("expires_at")), Some(&Sample::default()));
-            let [fault] = faults(&findings)[..] else { panic!("{name}: {findings:#?}") };
-            assert_eq!(fault.level, level, "{name}: {fault:?}");
-            assert!(format!("{} {}", fault.meaning, fault.advice).contains(text), "{name}: {fault:?}");
-            assert!(!fault.advice.is_empty(), "{name}: {fault:?}");
+        for (level, text, change) in cases {
+            let expected = text.strip_prefix("expected: ");
+            let (faults, _) = faults(&table(change), expected.is_some());
+            let [fault] = &faults[..] else { panic!("{text}: {faults:#?}") };
+            assert_eq!(fault.level, level, "{text}: {fault:?}");
+            let shown = format!("{} {}", fault.meaning, fault.advice);
+            assert!(shown.contains(expected.unwrap_or(text)) && !fault.advice.is_empty(), "{text}: {fault:?}");
         }
     }
 
     #[test]
-    fn an_all_projection_of_small_items_is_fine() {
-        let table = with_index(|index| index.projection = Some(projecting(ProjectionType::All, &[])));
-        let findings = of(&table, Some(&ttl_on("expires_at")), Some(&Sample::default()));
-        assert!(faults(&findings).is_empty(), "{findings:#?}");
-    }
-
-    #[test]
-    fn ttl_by_another_attribute_and_what_could_not_be_read_are_warnings() {
-        let empty = Sample::default();
-        let expires_at = ttl_on("expires_at");
-        for (text, time_to_live, sample) in [
-            ("by purge_at", Some(&ttl_on("purge_at")), Some(&empty)),
-            ("DescribeTimeToLive", None, Some(&empty)),
-            ("dynamodb:Scan", Some(&expires_at), None),
+    fn ttl_on_any_attribute_or_none_is_no_fault_and_what_could_not_be_read_is() {
+        let table = table(|_, _| {});
+        let (sample, off) = (Sample::new(None), TimeToLiveDescription::builder().build());
+        let (own, expires_at) = (ttl_on("delete_at"), ttl_on("expires_at"));
+        for (text, level, time_to_live, sample) in [
+            ("move delete_at together with expires_at", Level::Ok, Some(&own), Some(&sample)),
+            ("after expires_at, and with them", Level::Ok, Some(&expires_at), Some(&sample)),
+            ("TTL is off", Level::Ok, Some(&off), Some(&sample)),
+            ("DescribeTimeToLive", Level::Warning, None, Some(&sample)),
+            ("dynamodb:Scan", Level::Warning, Some(&own), None),
         ] {
-            let findings = of(&table(), time_to_live, sample);
-            let [fault] = faults(&findings)[..] else { panic!("{text}: {findings:#?}") };
-            assert_eq!(fault.level, Level::Warning, "{text}");
-            assert!(format!("{} {}", fault.meaning, fault.advice).contains(text), "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn each_defect_of_an_item_is_the_only_one_reported() {
-        use Level::{Problem, Warning};
-        let s = |value: &str| AttributeValue::S(value.to_owned());
-        let n = |value: &str| AttributeValue::N(value.to_owned());
-        for (name, value, level, text) in [
-            ("token_hash", s("ory_st_raw"), Problem, "raw tokens"),
-            ("token_hash", s(&"0A".repeat(32)), Problem, "lower-case"),
-            ("user_id", n("7"), Problem, "user_id"),
-            ("user_id", s(""), Problem, "user_id"),
-            ("session_id", n("7"), Problem, "session_id"),
-            ("status", AttributeValue::Bool(true), Problem, "no status"),
-            ("status", s("Active"), Warning, "status other"),
-            ("expires_at", AttributeValue::Null(true), Problem, "no expires_at"),
-            ("expires_at", s("2030-01-01T00:00:00Z"), Problem, "ISO"),
-            ("expires_at", s("1790000000"), Problem, "written as a string"),
-            ("expires_at", AttributeValue::Bool(true), Problem, "neither"),
-            ("expires_at", n("1790000000000"), Problem, "milliseconds"),
-            ("authenticated_at", s("2030-01-01"), Warning, "no authenticated_at"),
-            ("authenticated_at", n("1790000000000"), Warning, "milliseconds"),
-        ] {
-            let mut sample = Sample::default();
-            sample.add(&item(&[]));
-            sample.add(&item(&[(name, value)]));
-            let findings = of(&table(), Some(&ttl_on("expires_at")), Some(&sample));
-            let [fault] = faults(&findings)[..] else { panic!("{name}, {text}: {findings:#?}") };
-            assert_eq!(fault.level, level, "{fault:?}");
-            assert!(fault.meaning.starts_with("1 of 2 sampled items") && fault.meaning.contains(text), "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn the_sample_has_every_attribute_that_a_rule_is_about() {
-        let mut attributes: Vec<_> = item(&[]).into_keys().collect();
-        let mut sampled = SAMPLED_ATTRIBUTES.to_vec();
-        attributes.sort();
-        sampled.sort_unstable();
-        assert_eq!(attributes, sampled);
-    }
-
-    #[test]
-    fn an_item_without_any_attribute_has_every_defect_of_absence() {
-        let mut sample = Sample::default();
-        sample.add(&HashMap::new());
-        let findings = of(&table(), Some(&ttl_on("expires_at")), Some(&sample));
-        let faults: Vec<_> = faults(&findings).iter().map(|fault| fault.meaning.clone()).collect();
-        assert_eq!(faults.len(), 5, "{faults:#?}");
-        for name in ["user_id", "session_id", "status", "expires_at", "authenticated_at"] {
-            assert!(faults.iter().any(|fault| fault.contains(name)), "{name}: {faults:#?}");
+            let index = "user_id-index";
+            let found = findings(&Observed { table: &table, index, expects_stream: false, time_to_live, sample });
+            let has_text = |finding: &&Finding| format!("{} {}", finding.meaning, finding.advice).contains(text);
+            assert_eq!(found.iter().find(has_text).map(|finding| finding.level), Some(level), "{text}: {found:#?}");
+            let faults = found.iter().filter(|finding| finding.level != Level::Ok).count();
+            assert_eq!(faults, usize::from(level != Level::Ok), "{found:#?}");
         }
     }
 }

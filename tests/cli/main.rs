@@ -1,14 +1,15 @@
 //! `sessions`: creates, lists, signs out and deletes sessions, and checks a table, for tours, smoke tests and people at a
 //! desk.
 //!
-//! Here are its words: arguments, output, exit status. `table` knows DynamoDB, `check` the rules for a table, `call` the
-//! function's URL.
+//! Here are its words: arguments, output, exit status. `table` knows DynamoDB, `check` and `items` the rules for a table and
+//! its items, `call` the function's URL.
 
 #![allow(clippy::print_stderr, reason = "it talks to the person who has typed the command")]
 #![allow(clippy::doc_markdown, reason = "clap prints comments as they are")]
 
 mod call;
 mod check;
+mod items;
 mod table;
 
 use std::env;
@@ -30,7 +31,7 @@ use url::Url;
 /// Creates, lists, signs out and deletes sessions, and checks whether the function works on a table.
 ///
 /// DynamoDB is found as every AWS SDK finds it: by AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL_DYNAMODB and so on.
-/// The one that `make run` has started is found with --local.
+/// The one that `make run` has started is found with --local. HTTPS_PROXY and NO_PROXY are heeded.
 #[derive(Parser)]
 #[command(name = "sessions", version, verbatim_doc_comment)]
 struct Arguments {
@@ -83,6 +84,9 @@ enum Command {
         #[arg(long, value_name = "ITEMS", default_value_t = 1000)]
         #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000))]
         sample: u32,
+        /// Fail if the table has no stream from which others hear of revocations
+        #[arg(long)]
+        expect_stream: bool,
     },
     /// Delete the session of a token from the table, to leave nothing behind after a test
     Delete {
@@ -154,14 +158,16 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Problem> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::CheckTable { sample } => {
+        Command::CheckTable { sample, expect_stream } => {
             let table = table().await?;
             let description = table.describe().await?;
             let time_to_live = heard(table.time_to_live().await);
-            let sample = heard(table.sample(sample).await);
+            let ttl = time_to_live.as_ref().and_then(check::ttl_attribute);
+            let sample = heard(table.sample(sample, ttl).await);
             let findings = check::findings(&Observed {
                 table: &description,
                 index: table.index(),
+                expects_stream: expect_stream,
                 time_to_live: time_to_live.as_ref(),
                 sample: sample.as_ref(),
             });
@@ -226,7 +232,7 @@ fn report(findings: &[Finding]) -> String {
         (0, 0) => "The function works on this table.".to_owned(),
         (0, warnings) => format!("The function works on this table. Warnings: {warnings}."),
         (problems, warnings) => {
-            format!("The function does not work on this table as it is. Problems: {problems}, warnings: {warnings}.")
+            format!("The table is not ready for the function. Problems: {problems}, warnings: {warnings}.")
         }
     };
     let _ = writeln!(report, "\n{verdict}");

@@ -1,25 +1,25 @@
 //! The sessions table, as an application writes it and as a person wants to see it.
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_config::BehaviorVersion;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{Credentials, Region};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, ReturnValue, TableDescription, TimeToLiveDescription,
 };
-use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_runtime_api::client::http::{SharedHttpClient, http_client_fn};
 use disable_my_other_sessions::session::Token;
 
 use super::Problem;
-use super::check::{SAMPLED_ATTRIBUTES, Sample};
-
-type Item = HashMap<String, AttributeValue>;
+use super::call::connector;
+use super::items::{Item, Sample};
 
 /// How many items one request may ask for.
 const BATCH: usize = 100;
@@ -51,19 +51,27 @@ pub struct Row {
 impl Table {
     /// The table in the DynamoDB on a port of this machine, or in the one that the environment says.
     pub async fn connect(name: String, index: String, local: Option<NonZeroU16>) -> Result<Self, Problem> {
-        let http = Builder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring));
         let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(30)).build();
-        let mut config = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http.build_https())
-            .timeout_config(timeouts);
-        if let Some(port) = local {
-            config = config
+        let config = if let Some(port) = local {
+            // Without the environment: with AWS_USE_FIPS_ENDPOINT, also in a profile, the SDK refuses this endpoint, and a
+            // proxy cannot reach this machine.
+            SdkConfig::builder()
+                .behavior_version(BehaviorVersion::v2026_01_12())
                 .endpoint_url(format!("http://127.0.0.1:{port}"))
                 .region(Region::new("eu-central-1"))
-                // Never someone's own.
-                .credentials_provider(Credentials::new("local", "local", None, None, "--local"));
-        }
-        let config = config.load().await;
+                .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                    "local", "local", None, None, "--local",
+                )))
+                .http_client(http_client(ProxyConfig::disabled()))
+                .timeout_config(timeouts)
+                .build()
+        } else {
+            aws_config::defaults(BehaviorVersion::v2026_01_12())
+                .http_client(http_client(ProxyConfig::from_env()))
+                .timeout_config(timeouts)
+                .load()
+                .await
+        };
         if config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err(
                 "no region: set AWS_REGION or AWS_PROFILE, or say --local for the DynamoDB of `make run`".into()
@@ -160,23 +168,15 @@ impl Table {
         description.ok_or_else(|| "DynamoDB described no TTL".into())
     }
 
-    /// The defects of the first `items` of the table. They are a fair sample, since a table is in the order of hashes of its
-    /// keys.
-    pub async fn sample(&self, items: u32) -> Result<Sample, Problem> {
-        let names: HashMap<_, _> = SAMPLED_ATTRIBUTES
-            .iter()
-            .enumerate()
-            .map(|(number, name)| (format!("#{number}"), (*name).to_owned()))
-            .collect();
-        let projection = names.keys().cloned().collect::<Vec<_>>().join(", ");
-        let mut sample = Sample::default();
+    /// The defects of the first `items` of the table, whose TTL is on this attribute. They are a fair sample, since a table is
+    /// in the order of hashes of its keys. Items are read as a whole: a projection would cost as much, and hide their sizes.
+    pub async fn sample(&self, items: u32, ttl: Option<&str>) -> Result<Sample, Problem> {
+        let mut sample = Sample::new(ttl);
         let mut start = None;
         while sample.items < u64::from(items) {
             let remaining = i32::try_from(u64::from(items) - sample.items)?;
-            let request = self.client.scan().table_name(&self.name).limit(remaining);
-            let request =
-                request.projection_expression(&projection).set_expression_attribute_names(Some(names.clone()));
-            let page = request.set_exclusive_start_key(start).send().await.map_err(|error| self.problem(&error))?;
+            let request = self.client.scan().table_name(&self.name).limit(remaining).set_exclusive_start_key(start);
+            let page = request.send().await.map_err(|error| self.problem(&error))?;
             for item in page.items() {
                 sample.add(item);
             }
@@ -232,6 +232,11 @@ impl Row {
     pub fn is_expired(&self) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now())
     }
+}
+
+fn http_client(proxy: ProxyConfig) -> SharedHttpClient {
+    let connector = connector(proxy);
+    http_client_fn(move |_, _| connector.clone())
 }
 
 /// An error and what has led to it.

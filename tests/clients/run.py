@@ -183,7 +183,7 @@ class Stack:
         self.log = target / "clients.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
-        self.binary = target / "debug" / "disable-my-other-sessions"
+        self.binary = target / "debug" / "examples" / "disable-my-other-sessions"
 
     def start(self, command, environment=()):
         with self.log.open("ab") as log:

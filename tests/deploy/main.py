@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ from samcli.yamlhelper import yaml_parse
 
 ROOT = Path(__file__, "../../..").resolve()
 REGION = "eu-central-1"
+ACCOUNT = "000000000000"
 STACK = "sessions"
 ORIGIN = "https://app.example.com"
 DOMAIN = "apis.example.com"
@@ -461,12 +463,20 @@ def snippets():
 
 
 def prepare_own_apis(cloud):
-    """Makes an API of each kind. Returns, by the heading of the template for it, the template's parameters and a function
-    that finishes the arrangement and returns the host and path to call."""
+    """Makes an API of each kind. Returns, by the heading of the template for it, the parameters for each time that the
+    template is deployed, and a function that finishes the arrangement. It returns the host and path to call, and the
+    ARN in whose name the gateway then calls the function, if it has one."""
     rest = cloud.client("apigateway")
     rest_api = rest.create_rest_api(name="own")["id"]
     root = rest.get_resources(restApiId=rest_api)["items"][0]["id"]
     auth = rest.create_resource(restApiId=rest_api, parentId=root, pathPart="auth")["id"]
+    v1 = rest.create_resource(restApiId=rest_api, parentId=root, pathPart="v1")["id"]
+    existing = rest.create_resource(restApiId=rest_api, parentId=v1, pathPart="sessions")["id"]
+    method = {"restApiId": rest_api, "resourceId": existing, "httpMethod": "GET"}
+    rest.put_method(**method, authorizationType="NONE")
+    rest.put_integration(**method, type="MOCK", requestTemplates={"application/json": '{"statusCode": 418}'})
+    rest.put_method_response(**method, statusCode="418")
+    rest.put_integration_response(**method, statusCode="418")
     http_api = cloud.client("apigatewayv2").create_api(Name="own", ProtocolType="HTTP")["ApiId"]
     cloud.client("apigatewayv2").create_stage(ApiId=http_api, StageName="$default", AutoDeploy=True)
     balancing, ec2 = cloud.client("elbv2"), cloud.client("ec2")
@@ -477,37 +487,57 @@ def prepare_own_apis(cloud):
         LoadBalancerArn=balancer["LoadBalancerArn"], Protocol="HTTP", Port=80, DefaultActions=[no_route]
     )["Listeners"][0]["ListenerArn"]
 
-    def deploy_rest_api(_):
+    def deploy_rest_api(_, parameters):
         rest.create_deployment(restApiId=rest_api, stageName="live")
-        return f"{rest_api}.execute-api.localhost:{cloud.port}", "/live/auth/sessions"
+        path = parameters.get("Path", "auth/sessions")
+        arn = f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{rest_api}/live/DELETE/{path}"
+        return f"{rest_api}.execute-api.localhost:{cloud.port}", f"/live/{path}", arn
 
-    def http_api_url(_):
-        return f"{http_api}.execute-api.localhost:{cloud.port}", "/auth/sessions"
+    def http_api_url(_, parameters):
+        path = parameters.get("Path", "/auth/sessions")
+        arn = f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{http_api}/$default/DELETE{path}"
+        return f"{http_api}.execute-api.localhost:{cloud.port}", path, arn
 
-    def url_output(stack):
+    def url_output(stack, _):
         url = urlsplit(stack.outputs["Url"])
-        return url.netloc, url.path
+        return url.netloc, url.path, None
 
-    def distribution(stack):
+    def distribution(stack, _):
         url = cloud.client("lambda").get_function_url_config(FunctionName=stack.function)["FunctionUrl"]
         status, _, _ = cloud.call(urlsplit(url).netloc, "DELETE", "/auth/sessions", token("erin"))
         assert status == 403, status
         passed("403 for whoever calls the function URL instead of CloudFront")
         bridged("its CloudFront has no TLS and signs nothing: both come with the request")
-        return url_output(stack)
+        arn = f"arn:aws:cloudfront::{ACCOUNT}:distribution/{stack.resources['Distribution']}"
+        return *url_output(stack, _)[:2], arn
 
-    def register_target(stack):
+    def register_target(stack, parameters):
         group, function = stack.resources["TargetGroup"], stack.function
         balancing.register_targets(TargetGroupArn=group, Targets=[{"Id": function}])
         bridged("it overlooks the targets of a target group: registered by a call")
-        return balancer["DNSName"], "/auth/sessions"
+        return balancer["DNSName"], parameters.get("Path", "/auth/sessions"), group
 
+    rest_parameters = {"RestApiId": rest_api}
+    listener_parameters = {"ListenerArn": listener}
     return {
-        "In a REST API": ({"RestApiId": rest_api, "ParentId": auth}, deploy_rest_api),
-        "In an HTTP API": ({"HttpApiId": http_api}, http_api_url),
-        "Function URL": ({}, url_output),
-        "Function URL behind CloudFront": ({}, distribution),
-        "Behind an Application Load Balancer": ({"ListenerArn": listener}, register_target),
+        "In a REST API": (
+            [
+                rest_parameters | {"ParentId": auth},
+                rest_parameters | {"ResourceId": existing, "Path": "v1/sessions", "Method": "DELETE"},
+            ],
+            deploy_rest_api,
+        ),
+        "In an HTTP API": ([{"HttpApiId": http_api}, {"HttpApiId": http_api, "Path": "/sessions"}], http_api_url),
+        # A function has one URL at most.
+        "Function URL": ([{}], url_output),
+        "Function URL behind CloudFront": ([{}], distribution),
+        "Behind an Application Load Balancer": (
+            [
+                listener_parameters | {"Priority": "10"},
+                listener_parameters | {"Priority": "20", "Path": "/v1/auth/sessions"},
+            ],
+            register_target,
+        ),
     }
 
 
@@ -532,45 +562,70 @@ def use_own_apis(cloud, template, first):
     result = smoke_test(stack)
     assert result.returncode and "The stack has no API." in result.stderr, result
     passed("make smoke-test asks for a URL")
-    bridged("it checks no permission of a gateway to call the function")
+    bridged("it checks no permission of a gateway to call the function: the function's policy is compared instead")
     sessions, prepared = Sessions(cloud, table), prepare_own_apis(cloud)
     assert set(prepared) == set(snippets()), (set(prepared), set(snippets()))
     cloudformation = cloud.client("cloudformation")
-    for number, (name, code) in enumerate(snippets().items()):
-        given, find_host = prepared[name]
-        given = given | {"FunctionArn": stack.outputs["FunctionArn"]}
-        given = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
-        route = f"route-{number}"
-        cloudformation.create_stack(StackName=route, TemplateBody=code, Parameters=given)
-        cloudformation.get_waiter("stack_create_complete").wait(StackName=route, WaiterConfig={"Delay": 1})
-        route = Stack(cloud, route)
-        route.function = stack.outputs["FunctionArn"]
-        host, path = find_host(route)
-        if "execute-api" in host:
-            api, stage = host.split(".")[0], path.removesuffix("/auth/sessions")
-            result = smoke_test(stack, f"{cloud.endpoint}/_aws/execute-api/{api}{stage or '/$default'}/auth/sessions")
-            assert result.returncode == 0, result
-            passed("make smoke-test passes with its URL")
-        print(f"   {name}: {host}{path}", flush=True)
-        caller, other = f"erin{number}-here", f"erin{number}-there"
-        sessions.put(f"erin{number}", caller, other)
-        assert expect(cloud.call(host, "DELETE", path, token(caller)), 200) == {"count": 1}
-        assert sessions.states()[other] == "revoked"
-        cookie = {"Cookie": f"ory_kratos_session={caller}"}
-        assert expect(cloud.call(host, "DELETE", path, cookie), 200) == {"count": 0}
-        forged = cookie | {"Origin": "https://evil.example"}
-        expect(cloud.call(host, "DELETE", path, forged), 403, "security_csrf_violation")
-        expect(cloud.call(host, "DELETE", path, token(other)), 401, "session_inactive")
-        expect(cloud.call(host, "GET", path, token(caller)), 405, "method_not_allowed")
-        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "DELETE"}
-        preflight = cloud.call(host, "OPTIONS", path, asked)
-        if preflight[2] == {"message": "CORS not configured"}:
-            bridged("it answers preflights of an HTTP API itself, where API Gateway sends them to the route: not tried")
-        else:
-            expect(preflight, 204, access_control_allow_origin=ORIGIN)
-        # A function has at most one URL, and two of the templates make one.
-        delete(route)
+    for name, code in snippets().items():
+        times, find_host = prepared[name]
+        deployed = []
+        for parameters in times:
+            route = f"route-{len(cloudformation.describe_stacks()['Stacks'])}"
+            given = parameters | {"FunctionArn": stack.outputs["FunctionArn"]}
+            given = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
+            cloudformation.create_stack(StackName=route, TemplateBody=code, Parameters=given)
+            cloudformation.get_waiter("stack_create_complete").wait(StackName=route, WaiterConfig={"Delay": 1})
+            deployed.append(Stack(cloud, route))
+        for route, parameters in zip(deployed, times):
+            route.function = stack.outputs["FunctionArn"]
+            host, path, arn = find_host(route, parameters)
+            if arn:
+                check_permission(cloud, route.function, arn)
+            print(f"   {name}: {host}{path}", flush=True)
+            if "execute-api" in host and path.endswith("/auth/sessions"):
+                api, stage = host.split(".")[0], path.removesuffix("/auth/sessions")
+                url = f"{cloud.endpoint}/_aws/execute-api/{api}{stage or '/$default'}/auth/sessions"
+                result = smoke_test(stack, url)
+                assert result.returncode == 0, result
+                passed("make smoke-test passes with its URL")
+            use_own_api(cloud, sessions, host, path, parameters.get("Method", "ANY"))
+        # Two of the templates make the function's URL.
+        for route in deployed:
+            delete(route)
     return stack
+
+
+def check_permission(cloud, function, arn):
+    """The emulated cloud checks no permission. Here is whether the function's policy has one for the gateway."""
+    policy = json.loads(cloud.client("lambda").get_policy(FunctionName=function)["Policy"])
+    allowed = [json.dumps(statement["Condition"]) for statement in policy["Statement"] if "Condition" in statement]
+    patterns = re.findall(r'"(arn:[^"]+)"', " ".join(allowed))
+    assert any(fnmatchcase(arn, pattern) for pattern in patterns), (arn, patterns)
+    passed(f"a permission for {arn.split(':', 5)[-1]}")
+
+
+def use_own_api(cloud, sessions, host, path, method):
+    """The contract, through an API that has the method."""
+    user = f"erin-{host}-{path}"
+    caller, other = (hashlib.sha256(f"{user}-{device}".encode()).hexdigest() for device in ("here", "there"))
+    sessions.put(user, caller, other)
+    assert expect(cloud.call(host, "DELETE", path, token(caller)), 200) == {"count": 1}
+    assert sessions.states()[other] == "revoked"
+    cookie = {"Cookie": f"ory_kratos_session={caller}"}
+    assert expect(cloud.call(host, "DELETE", path, cookie), 200) == {"count": 0}
+    forged = cookie | {"Origin": "https://evil.example"}
+    expect(cloud.call(host, "DELETE", path, forged), 403, "security_csrf_violation")
+    expect(cloud.call(host, "DELETE", path, token(other)), 401, "session_inactive")
+    if method == "DELETE":
+        expect(cloud.call(host, "GET", path, token(caller)), 418)
+        return
+    expect(cloud.call(host, "GET", path, token(caller)), 405, "method_not_allowed")
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "DELETE"}
+    preflight = cloud.call(host, "OPTIONS", path, asked)
+    if preflight[2] == {"message": "CORS not configured"}:
+        bridged("it answers preflights of an HTTP API itself, where API Gateway sends them to the route: not tried")
+    else:
+        expect(preflight, 204, access_control_allow_origin=ORIGIN)
 
 
 def documented_prompts():

@@ -9,6 +9,7 @@
 mod database;
 #[path = "../suite/support/demo.rs"]
 mod demo;
+mod environment;
 mod page;
 #[path = "../suite/support/yaml.rs"]
 #[allow(dead_code, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "made for tests")]
@@ -24,6 +25,7 @@ use std::thread;
 use std::time::Duration;
 
 use database::{Database, Row, Session, now};
+use environment::REGION;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
@@ -36,14 +38,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{sleep, timeout};
 
-/// No program calls this region; every SDK asks for one.
-const REGION: &str = "eu-central-1";
-
 /// Where to listen, and how to choose another place.
 #[derive(Clone, Copy)]
 struct Port {
     variable: &'static str,
     number: u16,
+    listen: IpAddr,
 }
 
 /// Ctrl-C, `kill`, and the terminal being closed.
@@ -75,39 +75,54 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), String> {
     // Before anything that has to be stopped is started.
     let mut signals = Signals::new().map_err(|error| format!("Signals cannot be caught: {error}."))?;
-    let dynamodb = Port::from_environment("DYNAMODB_PORT", 8000)?;
-    let function = Port::from_environment("FUNCTION_PORT", 9000)?;
-    let page = Port::from_environment("PAGE_PORT", 3000)?;
+    let listen = variable("LISTEN").map_or(Ok(IpAddr::from(Ipv4Addr::LOCALHOST)), |listen| {
+        listen.parse::<IpAddr>().map_err(|_| format!("LISTEN is {listen:?}, which is no IP address."))
+    })?;
+    let dynamodb = Port::from_environment("DYNAMODB_PORT", 8000, listen)?;
+    let function = Port::from_environment("FUNCTION_PORT", 9000, listen)?;
+    let page = Port::from_environment("PAGE_PORT", 3000, listen)?;
     let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| "ory_kratos_session".to_owned());
     let sessions = demo::sessions();
-    let database = Database::start(dynamodb.address()).await.map_err(|error| dynamodb.problem(&error))?;
+    let database = Database::start(dynamodb.bound()).await.map_err(|error| dynamodb.problem(&error))?;
     page.check()?;
-    let listener = TcpListener::bind(page.address()).await.map_err(|error| page.problem(&error))?;
+    let listener = TcpListener::bind(page.bound()).await.map_err(|error| page.problem(&error))?;
     function.check()?;
     database.put(&sessions).await;
+    if !listen.is_loopback() {
+        println!(
+            "
+WARNING: with LISTEN={listen}, other machines can reach the function, the page and the database. None of them asks for a
+password, and the tokens below are public. Keep no real sessions here."
+        );
+    }
     let server = Page::new(database.clone(), page.host(), function.url(), cookie_name.clone()).await;
 
     println!(
         "
-Building and starting the function with cargo lambda: the first time, this takes another minute. Then the log shows
+Building and starting the function with cargo lambda. Then the log shows
 - a warning about AWS_LAMBDA_MAX_CONCURRENCY: cargo lambda sets it, and the function takes one call at a time all the same;
 - a call that is answered 401, by which this program finds out that the function works.
 "
     );
-    let mut watch = Watch::start(function, page, &database)
+    let mut watch = Watch::start(function, page, dynamodb, &database.table)
         .map_err(|error| format!("cargo cannot be started, which should start the function: {error}."))?;
     let outcome = tokio::select! {
         () = signals.next() => Ok(()),
         status = watch.process.wait() => Err(ended(status)),
         never = server.serve(listener) => match never {},
-        problem = accompany(&database, &sessions, function, page, &cookie_name) => Err(problem),
+        problem = accompany(&database, &sessions, [function, page, dynamodb], &cookie_name) => Err(problem),
     };
     watch.stop().await;
     outcome
 }
 
 /// Shows what there is to try, and what has become of it whenever Enter is pressed. Returns only with a problem.
-async fn accompany(database: &Database, sessions: &[Session], function: Port, page: Port, cookie_name: &str) -> String {
+async fn accompany(
+    database: &Database,
+    sessions: &[Session],
+    [function, page, dynamodb]: [Port; 3],
+    cookie_name: &str,
+) -> String {
     let refusal = match first_answer(function).await {
         Ok((StatusCode::UNAUTHORIZED, body)) => body,
         Ok((status, body)) => {
@@ -126,18 +141,18 @@ A page with the button, and Dana's devices to try it on:
 {table}
 Or paste these into another terminal. Alice signs out her other devices, with her laptop's token in a header:
 
-  curl -i -X DELETE {url} -H 'X-Session-Token: {alice}'
+  {curl} -i -X DELETE {url} -H 'X-Session-Token: {alice}'
   => 200 {{\"count\":3}}, and {{\"count\":0}} the second time
      (phone, tablet and old PC: the PC's session has expired, but is not revoked yet, so it counts)
 
 Bob signs out his phone, with his browser's cookie:
 
-  curl -i -X DELETE {url} --cookie '{cookie_name}={bob}'
+  {curl} -i -X DELETE {url} --cookie '{cookie_name}={bob}'
   => 200 {{\"count\":1}}
 
 Carol is refused, since her session has expired:
 
-  curl -i -X DELETE {url} -H 'Authorization: Bearer {carol}'
+  {curl} -i -X DELETE {url} -H 'Authorization: Bearer {carol}'
   => 401 {refusal}
      (with another \"request\" each time)
 
@@ -146,14 +161,21 @@ Programs find this DynamoDB, and cargo lambda works beside this on ports of its 
   export SESSIONS_TABLE={sessions_table} AWS_ENDPOINT_URL_DYNAMODB=http://{dynamodb}
   export AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
   export PATH=\"$PWD/.tools/cargo-lambda/bin:$PATH\"
-  cargo lambda watch --invoke-port {beside}
+  export AWS_USE_FIPS_ENDPOINT=false AWS_USE_DUALSTACK_ENDPOINT=false NO_PROXY=localhost,127.0.0.1,::1
+  cargo lambda watch --disable-cors --invoke-port {beside}
   cargo lambda invoke --invoke-port {beside} --data-file events/rest-token.json      # in another terminal
 
 Enter shows the sessions again, also those that you have created. Saving a file of src/ builds the function again: until
 it is built, calls wait, and the compiler's errors are shown here. Ctrl-C stops everything.
 ",
         url = function.url(),
-        dynamodb = database.address,
+        // Of curl's variables for `http`, these are the ones that people set.
+        curl = if ["http_proxy", "all_proxy", "ALL_PROXY"].into_iter().any(|name| variable(name).is_some()) {
+            "curl --noproxy '*'"
+        } else {
+            "curl"
+        },
+        dynamodb = dynamodb.address(),
         sessions_table = database.table,
         beside = function.number.checked_add(10).unwrap_or(function.number - 10),
         page = page.host(),
@@ -229,23 +251,39 @@ fn ended(status: io::Result<ExitStatus>) -> String {
 }
 
 impl Port {
-    fn from_environment(variable: &'static str, default: u16) -> Result<Self, String> {
+    fn from_environment(variable: &'static str, default: u16, listen: IpAddr) -> Result<Self, String> {
         let number = match env::var(variable) {
             Ok(value) => {
                 value.parse().map(NonZeroU16::get).map_err(|_| format!("{variable} is {value:?}, which is no port."))?
             }
             Err(_) => default,
         };
-        Ok(Self { variable, number })
+        Ok(Self { variable, number, listen })
     }
 
+    /// Where it listens.
+    fn bound(self) -> SocketAddr {
+        SocketAddr::from((self.listen, self.number))
+    }
+
+    /// Where programs on this machine reach it.
     fn address(self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
+        let host = match self.listen {
+            IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            host => host,
+        };
+        SocketAddr::from((host, self.number))
     }
 
     /// What browsers call it, and how they spell it: they leave out the port that `http` has by default.
     fn host(self) -> String {
-        if self.number == 80 { "localhost".to_owned() } else { format!("localhost:{}", self.number) }
+        let host = match self.address().ip() {
+            host if host.is_loopback() => "localhost".to_owned(),
+            IpAddr::V6(host) => format!("[{host}]"),
+            IpAddr::V4(host) => host.to_string(),
+        };
+        if self.number == 80 { host } else { format!("{host}:{}", self.number) }
     }
 
     /// The operation, if it is the function's.
@@ -256,10 +294,10 @@ impl Port {
     /// Finds that the port is taken while it can still be told: cargo lambda would end without a word. `localhost` is
     /// two addresses, and clients may try either first.
     fn check(self) -> Result<(), String> {
-        for host in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+        for host in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST), self.listen] {
             if let Err(error) = net::TcpListener::bind((host, self.number))
                 // Not every machine has IPv6.
-                && (host.is_ipv4() || error.kind() == ErrorKind::AddrInUse)
+                && (host == self.listen || error.kind() == ErrorKind::AddrInUse)
             {
                 return Err(self.problem(&error));
             }
@@ -268,8 +306,9 @@ impl Port {
     }
 
     fn problem(self, error: &io::Error) -> String {
-        let Self { variable, number } = self;
+        let Self { variable, number, listen } = self;
         let problem = match error.kind() {
+            ErrorKind::AddrNotAvailable => return format!("LISTEN={listen} is not an address of this machine."),
             ErrorKind::AddrInUse => "is taken by another program".to_owned(),
             _ => format!("cannot be used: {error}"),
         };
@@ -279,27 +318,19 @@ impl Port {
 }
 
 impl Watch {
-    fn start(function: Port, page: Port, database: &Database) -> io::Result<Self> {
+    fn start(function: Port, page: Port, dynamodb: Port, table: &str) -> io::Result<Self> {
         let origins = variable("ALLOWED_ORIGINS").into_iter().chain([format!("http://{}", page.host())]);
-        let (host, port) = (function.address().ip().to_string(), function.number.to_string());
+        let origins = origins.collect::<Vec<_>>().join(",");
+        let endpoint = format!("http://{}", dynamodb.address());
+        let (host, port) = (function.listen.to_string(), function.number.to_string());
         let mut command = Command::new("cargo");
         command
+            // An example has the features that this program was built with, so nothing but the function is built.
+            .args(["lambda", "watch", "--example", "disable-my-other-sessions"])
             // The function answers preflights itself.
-            .args(["lambda", "watch", "--disable-cors", "--invoke-address", &host, "--invoke-port", &port])
-            .env("SESSIONS_TABLE", &database.table)
-            .env("ALLOWED_ORIGINS", origins.collect::<Vec<_>>().join(","))
-            .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", database.address))
-            .env("AWS_REGION", REGION)
-            .env("AWS_DEFAULT_REGION", REGION)
-            // Never someone's own.
-            .env("AWS_ACCESS_KEY_ID", "local")
-            .env("AWS_SECRET_ACCESS_KEY", "local");
-        // Cargo has set these for this program. Build scripts that read them would run again, and much be built again.
-        for (name, _) in env::vars() {
-            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-                command.env_remove(name);
-            }
-        }
+            .args(["--disable-cors", "--invoke-address", &host, "--invoke-port", &port])
+            .env_clear()
+            .envs(environment::of_function(env::vars_os(), &endpoint, table, &origins));
         // In a group of its own, out of reach of the terminal's Ctrl-C, so that it is stopped once and in order.
         let process = command.process_group(0).stdin(Stdio::null()).kill_on_drop(true).spawn()?;
         Ok(Self { process })

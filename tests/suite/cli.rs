@@ -1,25 +1,31 @@
 //! `sessions`, the command line of tests/cli: run as a person runs it, on an embedded DynamoDB and the real function.
 
 use std::collections::BTreeMap;
-use std::env::current_exe;
-use std::path::PathBuf;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
     ScalarAttributeType, TimeToLiveSpecification,
 };
-use tokio::io::AsyncWriteExt;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
+use crate::cargo_lambda::environment::is_set_by_cargo;
 use crate::support::watch::Watch;
 use crate::support::{Row, Session, World, n, now, s, sessions_of};
 
 /// Included for its unit tests, since cargo runs none of an example.
 #[path = "../cli/check.rs"]
 mod check;
+#[path = "../cli/items.rs"]
+mod items;
 
 /// The exit status and the output of a command.
 #[derive(Debug)]
@@ -164,13 +170,53 @@ async fn the_local_dynamodb_is_found_without_any_environment() {
     let port = world.database.address.port().to_string();
     let joined = format!("--local={port}");
     let command = ["--table", &world.database.table, "create", "--user", "gus"];
-    let elsewhere = [("AWS_REGION", ""), ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9"), ("AWS_PROFILE", "none")];
+    let elsewhere = [
+        ("AWS_REGION", ""),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9"),
+        ("AWS_PROFILE", "none"),
+        ("AWS_USE_FIPS_ENDPOINT", "true"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
+        ("HTTP_PROXY", "http://127.0.0.1:9"),
+    ];
     for local in [&[joined.as_str()][..], &["--local", &port]] {
         let token = created(&sessions(&world, &[local, &command[..]].concat(), &elsewhere, "").await);
         assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
     }
     let last = [&command[..], &["--local", &port]].concat();
     created(&sessions(&world, &last, &elsewhere, "").await);
+}
+
+#[tokio::test]
+async fn a_proxy_is_used_for_https_only() {
+    let world = World::new().await;
+    let watch = Watch::start(&world).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let proxy = format!("http://{}", listener.local_addr().expect("an address"));
+    let first_lines = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&first_lines);
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let line = BufReader::new(connection).lines().next_line().await.ok().flatten();
+            seen.lock().expect("no panic").extend(line);
+        }
+    });
+    let variables = |endpoint| {
+        [
+            ("HTTPS_PROXY", proxy.as_str()),
+            ("HTTP_PROXY", proxy.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", endpoint),
+            ("AWS_MAX_ATTEMPTS", "1"),
+            ("SESSION_TOKEN", "canary"),
+        ]
+    };
+    let call = async |arguments: &[&str], endpoint| sessions(&world, arguments, &variables(endpoint), "").await.status;
+    let https = "https://sessions.example.com/";
+    assert_eq!(call(&["revoke-others", "--url", https], https).await, Some(1));
+    assert_eq!(call(&["list", "--user", "ida"], "https://dynamodb.example.com").await, Some(1));
+    let local = format!("http://{}/auth/sessions", watch.address);
+    assert_eq!(call(&["revoke-others", "--url", &local], https).await, Some(1));
+    let expected = ["CONNECT sessions.example.com:443 HTTP/1.1", "CONNECT dynamodb.example.com:443 HTTP/1.1"];
+    assert_eq!(*first_lines.lock().expect("no panic"), expected);
 }
 
 #[tokio::test]
@@ -234,10 +280,7 @@ async fn a_table_on_which_the_function_cannot_work_fails_the_check() {
         let problems: Vec<_> = output.stdout.lines().filter(|line| line.starts_with("PROBLEM")).collect();
         assert_eq!(problems.len(), 1, "{case}: {output:?}");
         assert!(output.stdout.contains(expected), "{case}: {output:?}");
-        assert!(
-            output.stdout.contains("\nThe function does not work on this table as it is. Problems: 1"),
-            "{output:?}"
-        );
+        assert!(output.stdout.contains("\nThe table is not ready for the function. Problems: 1"), "{output:?}");
     }
     let table = format!("{}-sound", world.database.table);
     sound.create(&client, &table).await;
@@ -245,7 +288,10 @@ async fn a_table_on_which_the_function_cannot_work_fails_the_check() {
     client.update_time_to_live().table_name(&table).time_to_live_specification(ttl).send().await.expect("TTL");
     let output = sessions(&world, &["check-table", "--table", &table], &[], "").await;
     assert_eq!(output.status, Some(0), "{output:?}");
-    assert!(output.stdout.contains("WARNING  TTL deletes by purge_at"), "{output:?}");
+    assert!(output.stdout.contains("-> Whenever a session is extended, move purge_at together"), "{output:?}");
+    let output = sessions(&world, &["check-table", "--table", &table, "--expect-stream"], &[], "").await;
+    assert_eq!(output.status, Some(1), "{output:?}");
+    assert!(output.stdout.contains("PROBLEM  The table has no stream"), "{output:?}");
 }
 
 #[tokio::test]
@@ -269,21 +315,24 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
             canary("no-user").without("user_id"),
             canary("no-id").without("session_id"),
             canary("raw").with("token_hash", s("canary-token")),
+            Session::with_token("canary-user", "canary-kept", "canary-kept").with("authenticated_at", n(now())),
+            canary("large").with("data", s(&"canary".repeat(65_500))),
             good.clone(),
         ])
         .await;
     let output = sessions(&world, &["check-table"], &[], "").await;
     assert_eq!(output.status, Some(1), "{output:?}");
     for expected in [
-        "PROBLEM  1 of 10 sampled items have an expires_at in milliseconds",
-        "PROBLEM  1 of 10 sampled items have an expires_at that is text, such as an ISO date",
-        "PROBLEM  1 of 10 sampled items have an expires_at that is a number written as a string",
-        "PROBLEM  1 of 10 sampled items have no expires_at",
-        "PROBLEM  1 of 10 sampled items have no status",
-        "WARNING  1 of 10 sampled items have a status other",
-        "PROBLEM  1 of 10 sampled items have no user_id",
-        "PROBLEM  1 of 10 sampled items have no session_id",
-        "PROBLEM  1 of 10 sampled items have a token_hash that is not",
+        "PROBLEM  1 of 12 sampled items have an expires_at in milliseconds",
+        "PROBLEM  2 of 12 sampled items have an expires_at that is not a number",
+        "PROBLEM  1 of 12 sampled items have no expires_at",
+        "PROBLEM  1 of 12 sampled items have no status",
+        "WARNING  1 of 12 sampled items have a status other",
+        "PROBLEM  1 of 12 sampled items have no user_id",
+        "PROBLEM  1 of 12 sampled items have no session_id",
+        "PROBLEM  1 of 12 sampled items have a token_hash that is not",
+        "PROBLEM  1 of 12 sampled items hold their own token",
+        "PROBLEM  1 of 12 sampled items are over 380 KB",
     ] {
         assert!(output.stdout.contains(expected), "{expected}: {output:?}");
     }
@@ -292,7 +341,7 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
         assert!(!shown.contains(secret), "{secret}: {shown}");
     }
     // The check only reads.
-    assert_eq!(world.database.rows().await.len(), 10);
+    assert_eq!(world.database.rows().await.len(), 12);
 }
 
 /// The form of a table.
@@ -343,7 +392,7 @@ impl Form<'_> {
 
 /// Runs the command on a world's database.
 async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Output {
-    let mut process = Command::new(program())
+    let mut process = Command::new(program().await)
         .args(arguments)
         .env_clear()
         .env("AWS_REGION", "eu-central-1")
@@ -357,7 +406,7 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("the example to be built: run the tests with `make test`, or `cargo build --example sessions` before");
+        .expect("the command to start");
     let mut stdin = process.stdin.take().expect("standard input");
     // An error means that the command ended without reading its input, as most do.
     let _ = stdin.write_all(input.as_bytes()).await;
@@ -367,10 +416,26 @@ async fn sessions(world: &World, arguments: &[&str], variables: &[(&str, &str)],
     Output { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// The command. Cargo builds examples with the tests, but passes only the paths of binaries to tests.
-fn program() -> PathBuf {
-    let test = current_exe().expect("a path");
-    test.parent().and_then(|deps| deps.parent()).expect("cargo's folders").join("examples/sessions")
+/// The command, built once: `cargo test --test suite` builds no examples, so the one that is there may be an older one.
+async fn program() -> &'static Path {
+    static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
+    PROGRAM
+        .get_or_init(async || {
+            let mut cargo = Command::new(env!("CARGO"));
+            // The profile of the tests, whose libraries are built already.
+            cargo.args(["build", "--locked", "--profile", "test", "--example", "sessions"]);
+            cargo.args(["--message-format", "json-render-diagnostics"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_set_by_cargo)) {
+                cargo.env_remove(name);
+            }
+            let output = cargo.output().await.expect("cargo to start");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let messages = String::from_utf8(output.stdout).expect("UTF-8");
+            let mut built = messages.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+            let program = built.find_map(|message| message["executable"].as_str().map(PathBuf::from));
+            program.expect("the path of the command")
+        })
+        .await
 }
 
 /// The token that `create` has printed. Standard output has nothing else.
