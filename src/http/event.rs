@@ -367,7 +367,7 @@ mod tests {
         read(payload.to_string().as_bytes())
     }
 
-    fn header(payload: impl ToString, name: &str) -> Option<String> {
+    fn header(payload: &(impl ToString + ?Sized), name: &str) -> Option<String> {
         let request = read(payload.to_string().as_bytes())?;
         let value = request.headers().get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
