@@ -1,4 +1,5 @@
-// Runs functions of docs/code/node: reads lines of `[function, argument, ...]`, and prints a line for each. The lines are JSON. The answer is `{"result": ...}`, or `{"error": ...}` if the function has thrown.
+// Runs functions of docs/code/node: reads lines of `[function, argument, ...]`, and prints a line for each. The lines are
+// JSON. The answer is `{"result": ...}`, or `{"error": ...}` if the function has thrown.
 import { createInterface } from "node:readline";
 import * as sessions from "./sessions.mjs";
 

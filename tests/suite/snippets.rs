@@ -31,6 +31,9 @@ const CALLING: &str = include_str!("../../docs/calling-it.md");
 const TABLE: &str = include_str!("../../docs/sessions-table.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
+/// The host of the application.
+const APP: &str = "app.example.com";
+
 /// Code of a page in a folder of its own, to run on the database of a world.
 struct Snippet {
     folder: PathBuf,
@@ -60,30 +63,55 @@ async fn calling_in_js() {
 
 #[tokio::test]
 #[ignore = "make test-snippets"]
+async fn calling_with_ory() {
+    calls("js ory", "call.mjs", &[], &["node", "call.mjs"], "1").await;
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
 async fn a_page_on_a_sibling_host_cannot_add_a_second_session_cookie() {
     let (mut world, caller) = World::with_others(1).await;
-    let mut browser = Snippet::new("cookies", &["node", "cookies.mjs"]);
-    browser.write("cookies.mjs", include_str!("../snippets/cookies.mjs"));
-    browser.link_modules("snippets");
-    let mut send = async |name: &str, own: &str, of_sibling: &[&str]| {
-        browser.command.truncate(2);
-        browser.command.push(own.to_owned());
-        browser.command.extend(of_sibling.iter().map(|attributes| format!("{name}=evil; {attributes}")));
-        let cookies = browser.call(&world, &[]).await;
-        name.clone_into(&mut world.config.cookie_name);
-        world.send(delete().header("Cookie", &cookies)).await
-    };
+    let sibling = |name: &str, attributes: &str| ("blog.example.com", format!("{name}=evil; {attributes}"));
     let (second, same) = ("Domain=example.com; Path=/auth; Secure", "Domain=example.com; Path=/; Secure");
     // Without the advice, the attacks that the page warns of succeed: a second cookie, or one in place of the owner's.
     let unprotected = format!("ory_kratos_session={}; Domain=example.com; Path=/; Secure; HttpOnly", caller.token);
     let name = "ory_kratos_session";
-    send(name, &unprotected, &[second]).await.assert_error(400, "malformed_credentials", None);
-    send(name, &unprotected, &[same]).await.assert_error(401, "session_inactive", None);
+    let own = (APP, unprotected);
+    let cookies = cookies_of(&world, &[own.clone(), sibling(name, second)]).await;
+    world.send(delete().header("Cookie", &cookies)).await.assert_error(400, "malformed_credentials", None);
+    let cookies = cookies_of(&world, &[own, sibling(name, same)]).await;
+    world.send(delete().header("Cookie", &cookies)).await.assert_error(401, "session_inactive", None);
 
-    let advice = code(TABLE, "http");
-    let cookie = advice.trim().strip_prefix("Set-Cookie: ").expect("a cookie").replace("TOKEN", &caller.token);
-    let (name, _) = cookie.split_once('=').expect("a name");
-    send(name, &cookie, &[second, same, "Path=/; Secure"]).await.assert_count(1);
+    let (name, own) = advised_cookie(&caller.token);
+    let attacks = [second, same, "Path=/; Secure"].map(|attributes| sibling(&name, attributes));
+    let cookies = cookies_of(&world, &[&[(APP, own)], &attacks[..]].concat()).await;
+    world.config.cookie_name = name;
+    world.send(delete().header("Cookie", &cookies)).await.assert_count(1);
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn an_application_heals_a_browser_that_has_an_old_cookie_beside_the_new_one() {
+    let (mut world, caller) = World::with_others(1).await;
+    let before = (APP, "ory_kratos_session=old; Domain=example.com; Path=/; Secure; HttpOnly".to_owned());
+    let now = (APP, format!("ory_kratos_session={}; Path=/; Secure; HttpOnly", caller.token));
+    let cookies = cookies_of(&world, &[before.clone(), now.clone()]).await;
+    world.send(delete().header("Cookie", &cookies)).await.assert_error(400, "malformed_credentials", None);
+    // A deletion without the attributes of the old cookie deletes the new one, or nothing.
+    let wrong = (APP, "ory_kratos_session=; Domain=example.com; Path=/auth; Secure; Max-Age=0".to_owned());
+    let cookies = cookies_of(&world, &[before.clone(), now.clone(), wrong]).await;
+    world.send(delete().header("Cookie", &cookies)).await.assert_error(400, "malformed_credentials", None);
+
+    let advice = code(TABLE, "http deletion");
+    let deletion = (APP, advice.trim().strip_prefix("Set-Cookie: ").expect("a cookie").to_owned());
+    let cookies = cookies_of(&world, &[before.clone(), now, deletion]).await;
+    world.send(delete().header("Cookie", &cookies)).await.assert_count(1);
+
+    world.database.put(&[Session::of("alice", "another")]).await;
+    let (name, own) = advised_cookie(&caller.token);
+    let cookies = cookies_of(&world, &[before, (APP, own)]).await;
+    world.config.cookie_name = name;
+    world.send(delete().header("Cookie", &cookies)).await.assert_count(1);
 }
 
 #[tokio::test]
@@ -149,11 +177,66 @@ async fn an_investigation_finds_the_invocation_whatever_id_a_client_has_chosen()
 }
 
 #[tokio::test]
-async fn a_signed_cookie_is_refused_and_the_session_id_in_it_is_a_token() {
-    let (world, caller) = World::with_others(1).await;
-    let signed = format!("s%3A{}.uzYFEAkOLxTfAsGG0vqk3bWp8Q3QaUNLM0uP9tY0f0k", caller.token);
-    world.send(delete().cookie(&signed)).await.assert_error(400, "malformed_credentials", None);
-    world.send(delete().token(&caller.token)).await.assert_count(1);
+async fn the_page_says_which_tokens_fit() {
+    let world = World::new().await;
+    let fits = [
+        "MP2YWEMeM8MxjkGKpH4dqOQ4Q4DlSPaj",
+        "SECRET",
+        "aGVsbG8_d29ybGQtMTIzNDU2Nzg5MA",
+        "a/b=",
+        "a+b==",
+        "TOKEN",
+        "ID",
+    ];
+    let sessions = fits.map(|token| Session::with_token("dora", token, token));
+    world.database.put(&sessions).await;
+    for token in fits {
+        for request in [delete().token(token), delete().cookie(token), delete().cookie(&format!("\"{token}\""))] {
+            let answer = world.send(request).await;
+            assert_eq!(answer.status, 200, "{token}: {answer:?}");
+            world.database.put(&sessions).await;
+        }
+    }
+    // As in the rows of the page's table whose answer is 400.
+    let rows =
+        TABLE.lines().skip_while(|line| *line != "### Which tokens fit").filter(|line| line.contains(" | 400 | "));
+    let mut refused = 0;
+    for row in rows {
+        let example = row.split(" | ").nth(1).expect("an example").replace("\\|", "|");
+        for value in example.split('`').skip(1).step_by(2).filter(|value| !fits.contains(value)) {
+            refused += 1;
+            for request in [delete().token(value), delete().cookie(value)] {
+                world.send(request).await.assert_error(400, "malformed_credentials", None);
+            }
+        }
+    }
+    assert_eq!(refused, 4, "examples in the table");
+}
+
+#[test]
+fn no_step_is_rolled_back_to_a_version_that_needs_what_the_step_deletes() {
+    let steps = TABLE.split_once("## Moving over from a table of raw tokens").expect("a section").1;
+    let last = steps.lines().find(|line| line.starts_with("| 7 |")).expect("the step that deletes the old table");
+    let roll_back = last.trim_end_matches(" |").rsplit(" | ").next().expect("a cell");
+    // `orders.py` shows that none of these versions works without the old table.
+    for version in ["to A", "to B", "to C"] {
+        assert!(!roll_back.contains(version), "{roll_back}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "make test-snippets"]
+async fn the_example_signs_in_on_two_devices() {
+    let world = World::new().await;
+    let mut example = snippet_of("python", "example");
+    example.command = ["python3", "example.py"].map(str::to_owned).to_vec();
+    for _ in ["first", "again"] {
+        let output = example.call(&world, &[]).await;
+        let (device, token) = output.lines().next().and_then(|line| line.split_once(' ')).expect("a token");
+        assert_eq!(device, "laptop");
+        assert_eq!(world.send(delete().token(token)).await.status, 200);
+    }
+    assert_eq!((world.database.rows().await.len(), revoked(&world.database.rows().await)), (4, 3));
 }
 
 #[tokio::test]
@@ -189,6 +272,21 @@ async fn adding_the_index() {
     let mut store = stores::Store::start("python", &world).await;
     store.call("add_index", &[]).await;
     world.press(&caller).await.assert_count(3);
+}
+
+/// The `Cookie` header of a browser after hosts have set these cookies.
+async fn cookies_of(world: &World, set: &[(&str, String)]) -> String {
+    let browser = Snippet::new(&format!("cookies-{}", world.database.address.port()), &["node", "cookies.mjs"]);
+    browser.write("cookies.mjs", include_str!("../snippets/cookies.mjs"));
+    browser.link_modules("snippets");
+    browser.call(world, &[&json!(set).to_string()]).await
+}
+
+/// The cookie that the page advises: its name, and the value of its `Set-Cookie` header.
+fn advised_cookie(token: &str) -> (String, String) {
+    let advice = code(TABLE, "http");
+    let cookie = advice.trim().strip_prefix("Set-Cookie: ").expect("a cookie").replace("TOKEN", token);
+    (cookie.split_once('=').expect("a name").0.to_owned(), cookie)
 }
 
 /// Sends the function what the server forwards, for each form in which it has the browser's headers.
@@ -233,8 +331,11 @@ async fn keeps_the_protection(language: &str, command: &[&str]) {
 
 /// Presses the button with the code in one of the languages: with the token of a session, and with an unknown one.
 async fn calls(language: &str, file: &str, build: &[&str], command: &[&str], count: &str) {
-    let mut snippet = Snippet::new(&format!("calling-{language}"), command);
+    let mut snippet = Snippet::new(&format!("calling-{}", language.replace(' ', "-")), command);
     snippet.write(file, &code(CALLING, language));
+    if file.ends_with("mjs") {
+        snippet.link_modules("snippets");
+    }
     if !build.is_empty() {
         snippet.succeed(build, &[]).await;
     }
