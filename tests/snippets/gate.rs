@@ -80,7 +80,7 @@ impl Held {
     }
 
     /// Answers in place of the database.
-    pub fn fail(self, code: &str, more: Value) {
+    pub fn fail(self, code: &str, more: &Value) {
         let mut body = json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": "injected"});
         body.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
         self.answer_with(Some(response(400, body.to_string().into())));

@@ -4,6 +4,7 @@ The key of the old table is `token`. Its items have `user_id` and `expires_at`. 
 """
 
 import os
+import time
 import uuid
 from decimal import Decimal
 
@@ -56,19 +57,21 @@ def move_over():
 
 
 def is_valid(old):
-    return isinstance(old.get("expires_at"), Decimal) and old["expires_at"] > sessions.time.time()
+    """Whether a session of the old table is active, as the application decides it today."""
+    is_active = old.get("status", "active") == "active"
+    return is_active and isinstance(old.get("expires_at"), Decimal) and old["expires_at"] > time.time()
 
 
 def move(old, user):
     """Moves a session, unless it was ended or changed since it was read: then a later call of `move_over` does."""
     session = {
         "session_id": str(uuid.uuid4()),
-        "created_at": int(sessions.time.time()),
+        "created_at": int(time.time()),
+        "status": "active",
         **{name: value for name, value in old.items() if name != "token"},
         **sessions.ending_at(old["expires_at"]),
         **sessions.version_of(user),
         **key(old["token"]),
-        "status": "active",
     }
     delete = {"TableName": OLD, "Key": {"token": old["token"]}, **sessions.unchanged(old, ADDED_LATER)}
     try:
