@@ -1,4 +1,4 @@
-"""Signs a user in on two devices, for a try beside `make run`. Prints the tokens, which a program must not do otherwise."""
+"""Signs a user in on two devices, to try `sessions.py` beside `make run`. Prints the tokens, as only a try may."""
 
 import sessions
 
