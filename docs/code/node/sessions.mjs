@@ -13,6 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import {
   ConditionalCheckFailedException,
   DynamoDBClient,
+  DynamoDBServiceException,
   GetItemCommand,
   paginateQuery,
   TransactionCanceledException,
@@ -214,6 +215,7 @@ async function markEnded(userId, version) {
       try {
         await end({ token_hash }, version);
       } catch (error) {
+        if (!(error instanceof DynamoDBServiceException)) throw error;
         failure = error; // One session that cannot be written keeps no other signed in.
       }
     }
