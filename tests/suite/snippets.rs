@@ -182,7 +182,7 @@ async fn the_page_says_which_tokens_fit() {
     let fits = [
         "MP2YWEMeM8MxjkGKpH4dqOQ4Q4DlSPaj",
         "SECRET",
-        "aGVsbG8_d29ybGQtMTIzNDU2Nzg5MA",
+        "c2Vzc2lvbnMtYXJlLWhhc2hlZA_-",
         "a/b=",
         "a+b==",
         "TOKEN",
