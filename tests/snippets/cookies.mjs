@@ -1,11 +1,10 @@
-// A browser's cookies: prints the `Cookie` header for the application, after it and a page on a sibling host have set some.
+// A browser's cookies: prints the `Cookie` header for the application, after hosts have set these cookies in this order.
+// The argument is JSON: pairs of a host and the value of a `Set-Cookie` header.
 import { CookieJar } from "tough-cookie";
 
-const [, , own, ...ofSiblings] = process.argv;
 const jar = new CookieJar(undefined, { prefixSecurity: "strict" });
-await jar.setCookie(own, "https://app.example.com/");
-for (const cookie of ofSiblings) {
+for (const [host, cookie] of JSON.parse(process.argv[2])) {
   // A browser ignores a cookie that it does not accept.
-  await jar.setCookie(cookie, "https://blog.example.com/").catch(() => {});
+  await jar.setCookie(cookie, `https://${host}/`).catch(() => {});
 }
 console.log(await jar.getCookieString("https://app.example.com/auth/sessions"));

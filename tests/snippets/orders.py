@@ -1,4 +1,4 @@
-"""Tries the Python of docs/sessions-table.md in every order of events, with several actors at work at once.
+"""Tries the Python of docs/code in every order of events, with several actors at work at once.
 
 Two kinds of order are tried. `sequences` tries all sequences of whole events, such as a sign-in at one version of the
 application and a sign-out at another, and checks every session at every version after each event. `schedules` runs
@@ -16,9 +16,15 @@ import threading
 import time
 from urllib.request import Request, urlopen
 
+import adopt
+import boto3
+import move_over
 import sessions
 
-OLD, TABLE = sessions.OLD, sessions.TABLE
+# Each look at the index is made, without the pauses between them.
+sessions.INDEX_LAG = 0
+TABLES = boto3.resource("dynamodb")
+OLD, TABLE, USERS = (TABLES.Table(name) for name in (move_over.OLD, sessions.TABLE, sessions.USERS))
 
 
 # The versions of an application, as the page names them. A is the application before the move.
@@ -48,16 +54,18 @@ class A:
 
 class B:
     sign_in = A.sign_in
-    check = staticmethod(sessions.check_both)
-    sign_out = staticmethod(sessions.sign_out_both)
+    check = staticmethod(move_over.check_both)
+    sign_out = staticmethod(move_over.sign_out_both)
 
     @staticmethod
     def end_all(user):
-        sessions.end_all_both(user, old_tokens(user))
+        move_over.end_all_both(user, old_tokens(user))
 
 
 class C(B):
-    sign_in = staticmethod(sessions.sign_in)
+    @staticmethod
+    def sign_in(user):
+        return sessions.sign_in(sessions.read_user(user))
 
 
 class D(C):
@@ -94,12 +102,18 @@ class Hashed:
 class HashedWithStatus(Hashed):
     """The same after step 1."""
 
-    sign_in = staticmethod(sessions.sign_in)
+    sign_in = C.sign_in
 
     @staticmethod
     def check(token):
         session = Hashed.check(token)
         return session if session and session.get("status", "active") == "active" else None
+
+
+def new_user():
+    user = f"user-{secrets.token_hex(8)}"
+    USERS.put_item(Item={"user_id": user, "password_hash": "old"})
+    return user
 
 
 def old_tokens(user):
@@ -114,14 +128,14 @@ def press(token):
         return json.load(answer)["count"]
 
 
-STEPS = {"move over": sessions.move_over, "fill in": sessions.fill_in}
+STEPS = {"move over": move_over.move_over, "fill in": adopt.fill_in}
 
 
 class User:
     """One user's sessions as they should be, beside the tables as they are."""
 
     def __init__(self):
-        self.user = f"user-{secrets.token_hex(8)}"
+        self.user = new_user()
         self.valid = []
         self.ended = []
 
@@ -291,77 +305,87 @@ def refused(*tokens):
 
 
 def move_and_sign_out():
-    user = f"user-{secrets.token_hex(8)}"
+    user = new_user()
     ended, kept = A.sign_in(user), A.sign_in(user)
 
     def holds(*_):
         refused(ended)
         assert B.check(kept), "a valid session was lost"
-        sessions.move_over()
+        move_over.move_over()
         assert D.check(kept), "a valid session was not moved"
         refused(ended)
 
-    return [sessions.move_over, lambda: sessions.sign_out_both(ended)], holds
+    return [move_over.move_over, lambda: B.sign_out(ended)], holds
 
 
 def move_and_end_all():
-    user = f"user-{secrets.token_hex(8)}"
+    user = new_user()
     token = A.sign_in(user)
 
     def holds(*_):
-        sessions.move_over()
+        move_over.move_over()
         refused(token)
 
-    return [sessions.move_over, lambda: B.end_all(user)], holds
+    return [move_over.move_over, lambda: B.end_all(user)], holds
 
 
 def move_and_check():
-    token = A.sign_in(f"user-{secrets.token_hex(8)}")
+    token = A.sign_in(new_user())
 
     def holds(_, session):
         assert session, "a valid session was refused while it was moved"
 
-    return [sessions.move_over, lambda: B.check(token)], holds
+    return [move_over.move_over, lambda: B.check(token)], holds
+
+
+def move_and_change():
+    token = A.sign_in(new_user())
+
+    def change():
+        update = {"UpdateExpression": "SET last_seen = :now", "ConditionExpression": "attribute_exists(#token)"}
+        names, values = {"#token": "token"}, {":now": 1}
+        try:
+            OLD.update_item(
+                Key={"token": token}, ExpressionAttributeNames=names, ExpressionAttributeValues=values, **update
+            )
+        except sessions.CLIENT.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
+    def holds(_, is_changed):
+        while move_over.move_over():
+            pass
+        session = D.check(token)
+        assert session, "a valid session was lost"
+        assert not is_changed or session.get("last_seen") == 1, "a change was lost"
+
+    return [move_over.move_over, change], holds
 
 
 def move_twice_at_once():
-    token = A.sign_in(f"user-{secrets.token_hex(8)}")
+    user = new_user()
+    token = A.sign_in(user)
 
-    def holds(*moved):
-        assert sum(moved) == 1, f"one session was moved {sum(moved)} times"
+    def holds(*found):
+        assert max(found) == 1, "a session was not found"
         assert D.check(token), "a valid session was not moved"
+        assert len(sessions.look(user)) == 1, "one session was moved twice"
 
-    return [sessions.move_over, sessions.move_over], holds
+    return [move_over.move_over, move_over.move_over], holds
 
 
 def fill_in_and_sign_out():
-    token = Hashed.sign_in(f"user-{secrets.token_hex(8)}")
+    token = Hashed.sign_in(new_user())
 
     def holds(*_):
         for version in [Hashed, HashedWithStatus, D]:
             assert not version.check(token), f"{version.__name__} accepts a session that was ended"
 
-    return [sessions.fill_in, lambda: HashedWithStatus.sign_out(token)], holds
-
-
-def rotate_and_press():
-    user = f"user-{secrets.token_hex(8)}"
-    owner, intruder = D.sign_in(user), D.sign_in(user)
-
-    def call():
-        pause()
-        return press(owner)
-
-    def holds(rotated, count):
-        assert count == 1, f"{count} sessions were revoked"
-        refused(*filter(None, [intruder, rotated]))
-        assert D.check(owner), "the caller was signed out"
-
-    return [lambda: sessions.rotate(intruder), call], holds
+    return [adopt.fill_in, lambda: HashedWithStatus.sign_out(token)], holds
 
 
 def rotate_and_end_all():
-    user = f"user-{secrets.token_hex(8)}"
+    user = new_user()
     token = D.sign_in(user)
 
     def holds(rotated, _):
@@ -370,8 +394,27 @@ def rotate_and_end_all():
     return [lambda: sessions.rotate(token), lambda: sessions.end_all(user)], holds
 
 
+def sign_in_and_end_all():
+    user = new_user()
+    passwords = []
+
+    def sign_in():
+        item = sessions.read_user(user)
+        passwords.append(item["password_hash"])
+        return sessions.sign_in(item)
+
+    def holds(token, _):
+        if passwords == ["old"]:
+            refused(*filter(None, [token]))
+            assert not [row for row in TABLE.scan()["Items"] if row["user_id"] == user and row["status"] == "active"]
+        else:
+            assert D.check(token), "the new password was not accepted"
+
+    return [sign_in, lambda: sessions.end_all(user, password_hash="new")], holds  # noqa: S106
+
+
 def rotate_twice_at_once():
-    token = D.sign_in(f"user-{secrets.token_hex(8)}")
+    token = D.sign_in(new_user())
 
     def holds(*rotated):
         refused(token)
@@ -381,12 +424,63 @@ def rotate_twice_at_once():
     return [lambda: sessions.rotate(token), lambda: sessions.rotate(token)], holds
 
 
+def rotate_and_step_up():
+    token = D.sign_in(new_user())
+
+    def holds(rotated, upgraded):
+        refused(token)
+        valid = {new for new in (rotated, upgraded) if new and D.check(new)}
+        assert len(valid) == 1, f"one session became {len(valid)}"
+
+    return [lambda: sessions.rotate(token), lambda: sessions.step_up(token)], holds
+
+
+def rotate_and_extend():
+    token = D.sign_in(new_user())
+    soon = int(time.time()) + 60
+    values = {":soon": soon}
+    TABLE.update_item(
+        Key=sessions.key(token), UpdateExpression="SET expires_at = :soon", ExpressionAttributeValues=values
+    )
+    session = D.check(token)
+
+    def extend():
+        sessions.extend(session)
+        return sessions.get(sessions.TABLE, sessions.key(token))
+
+    def holds(rotated, old):
+        new = D.check(rotated)
+        assert new, "a valid session was lost"
+        assert new["expires_at"] == old["expires_at"], "an extension was lost"
+
+    return [lambda: sessions.rotate(token), extend], holds
+
+
+def without_the_old_table():
+    """The last step of the move: D works when the old table is gone, and the versions before it do not."""
+    token = D.sign_in(new_user())
+    user = D.check(token)["user_id"]
+    OLD.delete()
+    assert D.check(token), "D needs the old table"
+    rotated = sessions.rotate(token)
+    D.sign_out(rotated)
+    D.end_all(user)
+    for version in [A, B, C]:
+        try:
+            version.sign_out(token)
+        except sessions.CLIENT.exceptions.ResourceNotFoundException:
+            continue
+        sys.exit(f"{version.__name__} works without the old table")
+    return 1
+
+
 def moving_over():
     moved = [("sign in", A), ("sign in", C), ("move over", None)]
     return (
         schedules(move_and_sign_out)
         + schedules(move_and_end_all)
         + schedules(move_and_check)
+        + schedules(move_and_change)
         + schedules(move_twice_at_once)
         + sequences([("sign in", A)], [A, B], [], 3)
         + sequences([("sign in", A), ("sign in", B)], [B, C], [], 3)
@@ -395,6 +489,7 @@ def moving_over():
         + sequences(moved, [C, D], ["press"], 3)
         + sequences([("sign in", A), ("sign in", C)], [C], ["move over"], 2, then=back_to_a)
         + sequences(moved, [C], ["press"], 2, then=back_to_a)
+        + without_the_old_table()
     )
 
 
@@ -409,10 +504,11 @@ def adopting():
 
 
 def rotating():
-    return schedules(rotate_and_press) + schedules(rotate_and_end_all) + schedules(rotate_twice_at_once)
+    together = [rotate_and_end_all, rotate_twice_at_once, rotate_and_step_up, rotate_and_extend, sign_in_and_end_all]
+    return sum(schedules(prepare) for prepare in together)
 
 
 if __name__ == "__main__":
-    for table in [OLD, TABLE]:
-        table.meta.client.meta.events.register("before-call.dynamodb", pause)
+    for client in [TABLES.meta.client, sessions.CLIENT]:
+        client.meta.events.register("before-call.dynamodb", pause)
     print({"moving_over": moving_over, "adopting": adopting, "rotating": rotating}[sys.argv[1]]())
