@@ -392,10 +392,10 @@ def check_resources(stack):
     stage = stack.cloud.client("apigateway").get_stage(restApiId=stack.resources["RestApi"], stageName="prod")
     assert stage["tracingEnabled"] and stage["methodSettings"]["*/*"]["throttlingBurstLimit"] == 200, stage
     mine = alarms_of(stack)
-    assert len(mine) == 8 and all(alarm["AlarmActions"] for alarm in mine), mine
+    assert len(mine) == 13 and all(alarm["AlarmActions"] for alarm in mine), mine
     titles = dashboard_of(stack)
     assert "Answers of API Gateway" in titles and len(titles) == 8, titles
-    passed("function, table, stage, dashboard and 8 alarms are as the parameters say")
+    passed("function, table, stage, dashboard and 13 alarms are as the parameters say")
 
 
 def alarms_of(stack):
@@ -513,10 +513,10 @@ def use_own_apis(cloud, template, first):
         "AWS::Lambda::Function",
         "AWS::Logs::LogGroup",
     ], kinds
-    assert len(alarms_of(stack)) == 7 and len(dashboard_of(stack)) == 7
+    assert len(alarms_of(stack)) == 10 and len(dashboard_of(stack)) == 7
     expected = {"FunctionArn", "FunctionName", "FunctionLogGroupName", "SessionsTableName"}
     assert set(stack.outputs) == expected, stack.outputs
-    passed("it has a function, a role, a log group, 7 alarms and a dashboard, and no API")
+    passed("it has a function, a role, a log group, 10 alarms and a dashboard, and no API")
     result = smoke_test(stack)
     assert result.returncode and "The stack has no API." in result.stderr, result
     passed("make smoke-test asks for a URL")
