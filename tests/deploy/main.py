@@ -116,10 +116,25 @@ def has_target(target):
     return any(Path(library).glob("libstd-*"))
 
 
+def guide():
+    return (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+
+
+def configure(folder, architecture):
+    """Writes the samconfig.toml of docs/operations.md for an architecture; returns its path."""
+    path = folder / "samconfig.toml"
+    path.write_text("version = 0.1\n", encoding="utf-8")
+    if architecture == "x86_64":
+        [command] = re.findall(r"^printf .* > samconfig.toml$", guide(), re.MULTILINE)
+        subprocess.run(["sh", "-c", command], cwd=folder, check=True)
+    return path
+
+
 def build(architecture):
     """Builds the stack for an architecture; returns where."""
     folder = ROOT / ".aws-sam" / architecture
-    sam("build", "--build-dir", str(folder), "--parameter-overrides", f"Architecture={architecture}")
+    with tempfile.TemporaryDirectory() as scratch:
+        sam("build", "--build-dir", str(folder), "--config-file", str(configure(Path(scratch), architecture)))
     binary = folder / "Function" / "bootstrap"
     machine = {0xB7: "arm64", 0x3E: "x86_64"}.get(int.from_bytes(binary.read_bytes()[18:20], "little"))
     assert machine == architecture, f"{binary} is for {machine}"
@@ -242,6 +257,10 @@ class Stack:
         if "RestApi" in self.resources:
             self.host = f"{self.resources['RestApi']}.execute-api.localhost:{cloud.port}"
 
+    def parameters(self):
+        stack = self.cloud.client("cloudformation").describe_stacks(StackName=self.name)["Stacks"][0]
+        return {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
+
     def bridge_methods(self):
         """Makes the methods ANY of the API's definition, and deploys them with the gateway responses."""
         api, gateway = self.resources["RestApi"], self.cloud.client("apigateway")
@@ -277,6 +296,7 @@ class Sessions:
                 "user_id": {"S": user},
                 "status": {"S": "active"},
                 "created_at": {"N": str(int(time.time()))},
+                "authenticated_at": {"N": str(int(time.time()))},
                 "expires_at": {"N": str(int(time.time()) + 3600)},
             }
             self.client.put_item(TableName=self.table, Item=item)
@@ -396,10 +416,10 @@ def check_resources(stack):
     stage = stack.cloud.client("apigateway").get_stage(restApiId=stack.resources["RestApi"], stageName="prod")
     assert stage["tracingEnabled"] and stage["methodSettings"]["*/*"]["throttlingBurstLimit"] == 200, stage
     mine = alarms_of(stack)
-    assert len(mine) == 8 and all(alarm["AlarmActions"] for alarm in mine), mine
+    assert len(mine) == 13 and all(alarm["AlarmActions"] for alarm in mine), mine
     titles = dashboard_of(stack)
     assert "Answers of API Gateway" in titles and len(titles) == 8, titles
-    passed("function, table, stage, dashboard and 8 alarms are as the parameters say")
+    passed("function, table, stage, dashboard and 13 alarms are as the parameters say")
 
 
 def alarms_of(stack):
@@ -545,6 +565,7 @@ def use_own_apis(cloud, template, first):
     """A stack without an API, on the first one's table, called through each arrangement of docs/your-own-api.md."""
     table = first.outputs["SessionsTableName"]
     parameters = {"Api": "none", "ExistingTableName": table, "AllowedOrigins": ORIGIN, "Architecture": NATIVE}
+    parameters["MaxAuthenticationAge"] = 900
     stack = cloud.deploy(template, f"{STACK}-without-api", **parameters)
     kinds = cloud.client("cloudformation").describe_stack_resources(StackName=stack.name)["StackResources"]
     kinds = sorted({resource["ResourceType"] for resource in kinds})
@@ -555,10 +576,10 @@ def use_own_apis(cloud, template, first):
         "AWS::Lambda::Function",
         "AWS::Logs::LogGroup",
     ], kinds
-    assert len(alarms_of(stack)) == 7 and len(dashboard_of(stack)) == 7
+    assert len(alarms_of(stack)) == 10 and len(dashboard_of(stack)) == 7
     expected = {"FunctionArn", "FunctionName", "FunctionLogGroupName", "SessionsTableName"}
     assert set(stack.outputs) == expected, stack.outputs
-    passed("it has a function, a role, a log group, 7 alarms and a dashboard, and no API")
+    passed("it has a function, a role, a log group, 10 alarms and a dashboard, and no API")
     result = smoke_test(stack)
     assert result.returncode and "The stack has no API." in result.stderr, result
     passed("make smoke-test asks for a URL")
@@ -630,17 +651,16 @@ def use_own_api(cloud, sessions, host, path, method):
 
 def documented_prompts():
     """What `sam deploy --guided` asks by docs/operations.md: two questions, the parameters, and the other questions."""
-    guide = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    table = guide.split("\n## Parameters\n\n")[1].split("\n\n")[0]
+    table = guide().split("\n## Parameters\n\n")[1].split("\n\n")[0]
     names = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    table = guide.split("| prompt | Enter means |")[1].split("\n\n")[0]
+    table = guide().split("| prompt | Enter means |")[1].split("\n\n")[0]
     questions = re.findall(r"^\| (.+?) \[", table, re.MULTILINE)
     return ["Stack Name", "AWS Region", *(f"Parameter {name}" for name in names), *questions]
 
 
-def deploy_as_guided(cloud, folder):
+def deploy_as_guided(cloud, folder, architecture):
     """Deploys what `sam build` has built with `sam deploy --guided` and Enter for each prompt; returns the stack."""
-    template = bridge_template(folder)
+    template, config = bridge_template(folder), configure(folder, architecture)
     command = [sys.executable, "-m", "samcli", "deploy", "--guided", "--template-file", str(template)]
     environment = os.environ | cloud.credentials | {"AWS_ENDPOINT_URL": cloud.endpoint, "AWS_DEFAULT_REGION": REGION}
     result = subprocess.run(
@@ -652,14 +672,59 @@ def deploy_as_guided(cloud, folder):
     # The guide calls the last two "the two after it".
     assert asked == [*documented_prompts(), "SAM configuration file", "SAM configuration environment"], asked
     passed(f"it asked {len(asked)} questions, in the order of docs/operations.md")
+    deploy_again(cloud, template, config)
+    stack = Stack(cloud, dict(prompts)["Stack Name"])
+    assert stack.parameters()["Architecture"] == architecture, stack.parameters()
+    passed(f"later, `sam deploy` asks nothing, and the architecture is still {architecture}")
+    return stack
+
+
+def deploy_again(cloud, template, config, *options):
+    """`sam deploy` with what is in samconfig.toml."""
     sam(
-        *("deploy", "--config-file", str(folder / "samconfig.toml"), "--template-file", str(template)),
-        "--no-fail-on-empty-changeset",
+        *("deploy", "--config-file", str(config), "--template-file", str(template), "--no-fail-on-empty-changeset"),
+        *options,
         AWS_ENDPOINT_URL=cloud.endpoint,
         **cloud.credentials,
     )
-    passed("later, `sam deploy` asks nothing")
-    return Stack(cloud, dict(prompts)["Stack Name"])
+
+
+def change_as_documented(stack, folder):
+    """The commands of docs/operations.md that change a parameter of the guided stack."""
+    template, config = folder / "bridged.json", folder / "samconfig.toml"
+    protect, off, on = re.findall(r"^(sed .*) && sam deploy$", guide(), re.MULTILINE)
+    for command, name, value in (
+        (protect, "DeletionProtection", "true"),
+        (off, "ReservedConcurrency", "0"),
+        ("true", "ReservedConcurrency", "0"),
+        (on, "ReservedConcurrency", ""),
+    ):
+        subprocess.run(["sh", "-c", command], cwd=folder, check=True)
+        deploy_again(stack.cloud, template, config)
+        assert stack.parameters()[name] == value, (command, stack.parameters())
+        assert stack.parameters()["DeletionProtection"] == "true", stack.parameters()
+    table = stack.cloud.client("dynamodb").describe_table(TableName=stack.outputs["SessionsTableName"])["Table"]
+    assert table["DeletionProtectionEnabled"], table
+    passed("its table is protected, it was off, and still off after one more deployment, and it is on again")
+    [empty] = re.findall(r'--parameter-overrides "(NAME=[^"]*)"', guide())
+    for value in ("MaxAuthenticationAge=900", empty.replace("NAME", "MaxAuthenticationAge")):
+        deploy_again(stack.cloud, template, config, "--parameter-overrides", value)
+        assert stack.parameters()["DeletionProtection"] == "true", stack.parameters()
+    assert stack.parameters()["MaxAuthenticationAge"] == "", stack.parameters()
+    passed("a parameter was set and emptied on the command line, and the others kept their values")
+
+
+def check_failed_deployment(cloud, template):
+    """A first deployment that fails leaves no table behind."""
+    tables = cloud.client("dynamodb").list_tables()["TableNames"]
+    try:
+        cloud.deploy(template, f"{STACK}-failing", DomainName="unknown.example.com", AccessLogs="disabled")
+    except SystemExit as error:
+        assert "ROLLBACK_COMPLETE" in str(error), error
+    else:
+        sys.exit("a domain that does not exist was accepted")
+    assert cloud.client("dynamodb").list_tables()["TableNames"] == tables
+    passed("it was rolled back, and its table is deleted")
 
 
 def delete(stack):
@@ -834,6 +899,7 @@ def main():
             TableKeyArn=key,
             DeleteExpiredSessions="true",
             TableStream="true",
+            DeletionProtection="true",
             LogLevel="TRACE",
             LogRetentionDays=1,
         )
@@ -863,8 +929,12 @@ def main():
                 print(f"   SKIPPED: this takes the Debian packages {', '.join(QEMU_PACKAGES)}.")
         step("a third stack without an API, behind each arrangement of docs/your-own-api.md")
         without_api = use_own_apis(cloud, template, stack)
-        step("a fourth stack, by `sam deploy --guided` and Enter")
-        guided = deploy_as_guided(cloud, folders.get("arm64", folder))
+        step("a fourth stack, by `sam deploy --guided` and Enter, and the changes that docs/operations.md describes")
+        architecture = "x86_64" if "x86_64" in folders else "arm64"
+        guided = deploy_as_guided(cloud, folders[architecture], architecture)
+        change_as_documented(guided, folders[architecture])
+        step("a first deployment that fails")
+        check_failed_deployment(cloud, template)
         step("deletion")
         for each in (guided, without_api, adopting, consuming, stack):
             delete(each)

@@ -91,6 +91,8 @@ def smoke(url, client, table, own_api):
                 "user_id": {"S": user},
                 "status": {"S": "active"},
                 "created_at": {"N": str(now)},
+                # A stack with MaxAuthenticationAge refuses sessions without it.
+                "authenticated_at": {"N": str(now)},
                 "expires_at": {"N": str(now + 600)},
             }
             client.put_item(TableName=table, Item=key | session)
