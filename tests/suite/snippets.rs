@@ -179,15 +179,8 @@ async fn an_investigation_finds_the_invocation_whatever_id_a_client_has_chosen()
 #[tokio::test]
 async fn the_page_says_which_tokens_fit() {
     let world = World::new().await;
-    let fits = [
-        "MP2YWEMeM8MxjkGKpH4dqOQ4Q4DlSPaj",
-        "SECRET",
-        "c2Vzc2lvbnMtYXJlLWhhc2hlZA_-",
-        "a/b=",
-        "a+b==",
-        "TOKEN",
-        "ID",
-    ];
+    let fits =
+        ["MP2YWEMeM8MxjkGKpH4dqOQ4Q4DlSPaj", "SECRET", "c2Vzc2lvbnMtYXJlLWhhc2hlZA_-", "a/b=", "a+b==", "TOKEN", "ID"];
     let sessions = fits.map(|token| Session::with_token("dora", token, token));
     world.database.put(&sessions).await;
     for token in fits {
