@@ -75,6 +75,16 @@ fn an_intruder_who_rotates_is_signed_out_or_the_call_is_no_success() {
 }
 
 #[test]
+fn a_call_that_waits_for_the_index_answers_before_its_deadline() {
+    let plan = with_acts(1, [(When::Before(Step::Write, 0), Deed::Delete, Target::Session(0))]);
+    for timeout in (900..1_600).step_by(7) {
+        // When it is answered is checked after every call.
+        let taken = calls(&plan, &[Press::plain(0, timeout)])[0];
+        assert!([200, 503].contains(&taken.status), "{taken:?} of {timeout} ms");
+    }
+}
+
+#[test]
 fn two_devices_that_press_at_once_are_as_fast_as_one() {
     let beside = |after| Press { beside: Some(crate::plan::Beside { after, by: None }), ..Press::plain(0, 29_000) };
     for after in 0..20 {

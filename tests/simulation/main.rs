@@ -2,8 +2,8 @@
 //! trial can be repeated.
 //!
 //! ```text
-//! plan -> world (people) -> function -> network -> faults -> dynamodb
-//!                                 \________ history -> check
+//! plan -> world -> function -> network -> exchange -> faults -> dynamodb
+//!   \______ people                            \______ history -> check
 //! ```
 //!
 //! `TRIALS` is the number of trials and `TRIALS_SEED` the seed of the first, the others follow:
