@@ -128,9 +128,9 @@ impl Handler {
             };
             attempts.fail(failure.cause);
             if attempts.are_used_up(self.limits.attempts) {
-                return Err(failure);
+                return Err(failure.as_cause(attempts.conclusion()));
             }
-            out_of_time = failure.out_of_time_after();
+            out_of_time = failure.as_cause(Cause::OutOfTime);
             let at = budget.retry_at(failure.cause, attempts.failed(), Instant::now(), fastrand::f64());
             wait_until(Some(at)).await;
             record.retries += 1;

@@ -163,10 +163,10 @@ impl Failure {
         Self { cause, text: text.into() }
     }
 
-    /// The time is used up, and the last attempt failed like this.
+    /// The same failure, on which the rules act as on another cause.
     #[must_use]
-    pub fn out_of_time_after(&self) -> Self {
-        Self::new(Cause::OutOfTime, format!("no time left after: {}", self.text))
+    pub fn as_cause(&self, cause: Cause) -> Self {
+        Self { cause, ..self.clone() }
     }
 
     /// Whether another call may succeed although nothing else is changed.
@@ -207,6 +207,8 @@ pub struct Attempts {
     /// How many of the latest attempts failed for the cause of the last one.
     in_a_row: u32,
     cause: Option<Cause>,
+    /// The latest cause that another call may not meet.
+    passing: Option<Cause>,
 }
 
 impl Attempts {
@@ -215,6 +217,9 @@ impl Attempts {
         self.failed += 1;
         self.in_a_row = if self.cause == Some(cause) { self.in_a_row + 1 } else { 1 };
         self.cause = Some(cause);
+        if cause.rule().calling_again_helps {
+            self.passing = Some(cause);
+        }
     }
 
     /// How many attempts have failed.
@@ -227,6 +232,14 @@ impl Attempts {
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
         self.cause
+    }
+
+    /// Why no attempt is left. A cause that is usually permanent has to stay for that: once among others it may pass.
+    #[must_use]
+    pub fn conclusion(&self) -> Cause {
+        let cause = self.cause.unwrap_or(Cause::OutOfTime);
+        let stayed = self.in_a_row >= cause.rule().attempts;
+        self.passing.filter(|_| !stayed).unwrap_or(cause)
     }
 
     /// Whether no attempt is left: of `limit` in all, or of those that the latest cause allows.
@@ -261,6 +274,21 @@ mod tests {
             [Cause::BadSignature, Cause::BadSignature, Cause::Throttled, Cause::BadSignature, Cause::BadSignature];
         assert!(!used_up(&mixed));
         assert!(!used_up(&[Cause::Throttled; 7]) && used_up(&[Cause::Throttled; 8]));
+    }
+
+    #[test]
+    fn a_cause_that_is_usually_permanent_is_the_conclusion_only_if_it_stays() {
+        let conclusion = |causes: &[Cause]| {
+            let mut attempts = Attempts::default();
+            for cause in causes {
+                attempts.fail(*cause);
+            }
+            attempts.conclusion()
+        };
+        assert_eq!(conclusion(&[Cause::Throttled, Cause::BadSignature]), Cause::Throttled);
+        assert_eq!(conclusion(&[Cause::Throttled, Cause::Refused]), Cause::Refused);
+        assert_eq!(conclusion(&[Cause::BadSignature; 2]), Cause::BadSignature);
+        assert_eq!(conclusion(&[Cause::Overtaken; 8]), Cause::Overtaken);
     }
 
     #[test]

@@ -206,10 +206,11 @@ impl Ledger {
             Err(cause) => {
                 entry.attempts.fail(cause);
                 let (are_used_up, doubt) = (entry.attempts.are_used_up(ending.attempts), entry.doubt);
-                if are_used_up && !cause.rule().calling_again_helps {
-                    self.read_until(number, cause, ending.soon(), ending);
+                let conclusion = entry.attempts.conclusion();
+                if are_used_up && !conclusion.rule().calling_again_helps {
+                    self.read_until(number, conclusion, ending.soon(), ending);
                 } else if are_used_up && entry.last_reads.is_none() {
-                    self.read_until(number, cause, ending.end_of_doubt(doubt), ending);
+                    self.read_until(number, conclusion, ending.end_of_doubt(doubt), ending);
                 } else {
                     self.read_again(number, ending);
                 }
@@ -284,7 +285,7 @@ impl Ledger {
     /// Gives up a session that cannot be written again. A session in doubt is read until the doubt is over.
     fn give_up(&mut self, number: usize, ending: &Ending) {
         let Some(entry) = self.entries.get(number) else { return };
-        let cause = entry.attempts.cause().unwrap_or(Cause::OutOfTime);
+        let cause = entry.attempts.conclusion();
         match entry.doubt {
             Doubt::None => self.set(number, Standing::GivenUp(cause)),
             doubt => self.read_until(number, cause, ending.end_of_doubt(doubt), ending),

@@ -127,7 +127,7 @@ impl<C: Clone> Looks<C> {
         let mut place = place.clone();
         place.attempts.fail(cause);
         if place.attempts.are_used_up(attempts) {
-            self.fail(cause);
+            self.fail(place.attempts.conclusion());
         } else {
             let at = budget.retry_at(cause, place.attempts.failed(), now, random);
             self.state = State::Due(place, at);
