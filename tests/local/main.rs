@@ -4,16 +4,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who has typed `make run`")]
 
-#[path = "../suite/support/database.rs"]
-#[allow(dead_code, clippy::expect_used, clippy::indexing_slicing, reason = "made for tests, which need more of it")]
-mod database;
-#[path = "../suite/support/demo.rs"]
-mod demo;
 mod environment;
 mod page;
-#[path = "../suite/support/yaml.rs"]
-#[allow(dead_code, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "made for tests")]
-mod yaml;
 
 use std::env;
 use std::future::pending;
@@ -24,7 +16,6 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use database::{Database, Row, Session, now};
 use environment::REGION;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -32,6 +23,8 @@ use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use page::Page;
+use test_support::database::{Database, Row, Session, now};
+use test_support::demo;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-use super::database::{Database, Row, Session, n, now, s};
+use test_support::database::{Database, Row, Session, n, now, s};
 
 const HTML: &str = include_str!("page.html");
 

@@ -21,17 +21,11 @@
     reason = "a test that does not find what it looks for should fail; figures of a simulation are small"
 )]
 
-#[allow(dead_code, reason = "the suite uses more of it")]
-#[path = "../suite/support/answer.rs"]
-mod answer;
 mod answers;
 mod check;
 mod deadlines;
 mod directed;
 mod dynamodb;
-#[allow(dead_code, reason = "the suite uses more of it")]
-#[path = "../suite/support/events.rs"]
-mod events;
 mod exchange;
 mod fault;
 mod faults;
@@ -41,16 +35,10 @@ mod network;
 mod people;
 mod plan;
 mod report;
-#[allow(dead_code, reason = "the suite uses more of it")]
-#[path = "../suite/support/role.rs"]
-mod role;
 mod shrink;
 mod story;
 mod timing;
 mod world;
-#[allow(dead_code, reason = "the suite uses more of it")]
-#[path = "../suite/support/yaml.rs"]
-mod yaml;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -61,6 +49,7 @@ use std::time::{Duration, Instant};
 use mimalloc::MiMalloc;
 use plan::Plan;
 use report::Report;
+use test_support::{answer, events, role, yaml};
 use world::Outcome;
 
 /// A quarter of a trial's time goes to allocations with the allocator of libc, an eighth with this one.
@@ -68,7 +57,7 @@ use world::Outcome;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// As many as take some ten seconds in the profile that `make test` uses.
-const TRIALS: u64 = 600;
+const TRIALS: u64 = 300;
 /// From this number of trials on, a fault that never met a step fails the run.
 const ENOUGH_TRIALS: u64 = 20_000;
 
@@ -119,7 +108,7 @@ fn in_all_trials_what_is_answered_is_true() {
 
 #[test]
 fn a_seed_decides_everything() {
-    let report = on_all_cores(0..200, |seed| {
+    let report = on_all_cores(0..60, |seed| {
         let plan = Plan::of(seed);
         let (first, second) = (world::run(&plan, false), alone(&plan, false));
         if first.digest == second.digest {
@@ -129,7 +118,7 @@ fn a_seed_decides_everything() {
         let line = first.iter().zip(&second).position(|(first, second)| first != second).unwrap_or(first.len());
         Err(format!("seed {seed} differs from line {line} on: {:?} and {:?}", first.get(line), second.get(line)))
     });
-    assert_eq!(report.map(|report| report.trials), Ok(200));
+    assert_eq!(report.map(|report| report.trials), Ok(60));
 }
 
 /// A trial in a thread of its own, where no trial before it can have left anything.

@@ -156,3 +156,21 @@ fn the_gateway_waits_a_second_longer_than_the_function_runs() {
         assert!((function + 1) * 1_000 <= gateway, "{path}: {function} s, {gateway} ms");
     }
 }
+
+#[test]
+fn aliases_are_followed_and_tags_become_functions() {
+    let text = "
+        first: &first {a: 1, b: [x, true, null, 0.5, '1']}
+        second: *first
+        third: !If [Condition, *first, !Ref Name]
+        fourth: !GetAtt Table.Arn
+    ";
+    let first = json!({"a": 1, "b": ["x", true, null, 0.5, "1"]});
+    let expected = json!({
+        "first": first,
+        "second": first,
+        "third": {"Fn::If": ["Condition", first, {"Ref": "Name"}]},
+        "fourth": {"Fn::GetAtt": "Table.Arn"},
+    });
+    assert_eq!(parse(text), expected);
+}

@@ -2,22 +2,13 @@
 //!
 //! | question | module |
 //! |---|---|
-//! | What can I send, and what did the client get? | `events`, `answer` |
-//! | What does the table hold? | `database`, `demo` |
 //! | How do I make DynamoDB fail, and see the requests that it got? | `proxy` |
 //! | How do I run the binary: under a Runtime API, or over HTTP? | `runtime`, `watch` |
-//! | What does `template.yaml` say? | `yaml`, `role`, `gateway` |
+//! | Everything else | `tests/support`, which other kinds of tests use too |
 
-pub mod answer;
-pub mod database;
-pub mod demo;
-pub mod events;
-pub mod gateway;
 pub mod proxy;
-pub mod role;
 pub mod runtime;
 pub mod watch;
-pub mod yaml;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,14 +22,22 @@ use disable_my_other_sessions::config::{Config, Table};
 use disable_my_other_sessions::dynamodb::client::{self, Connections};
 use disable_my_other_sessions::dynamodb::store::Store;
 use disable_my_other_sessions::handler::Handler;
+use disable_my_other_sessions::http::event::Event;
 use disable_my_other_sessions::http::origin::AllowedOrigins;
 use lambda_http::{Context, LambdaEvent, Service};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Deserializer, Value};
 
-pub use answer::Answer;
-pub use database::{Database, Row, Session, n, now, s, sessions_of};
-pub use events::{Gateway, delete};
 pub use proxy::{Action, Proxy};
+pub use test_support::answer::Answer;
+pub use test_support::database::{Database, Row, Session, n, now, s, sessions_of};
+pub use test_support::events::{Gateway, delete};
+pub use test_support::{database, demo, events, gateway, role, yaml};
+
+/// Reads an event as the runtime does, which ignores what follows it.
+pub fn read_event(event: &[u8]) -> serde_json::Result<Event> {
+    Event::deserialize(&mut Deserializer::from_slice(event))
+}
 
 /// The function on a database of its own, called as the Lambda runtime calls it.
 #[derive(Clone)]
@@ -103,7 +102,7 @@ impl World {
         context.request_id = runtime::request_id(self.invocations.fetch_add(1, Ordering::Relaxed));
         let deadline = (SystemTime::now() + self.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
         context.deadline = deadline.as_millis().try_into().expect("milliseconds");
-        let event = events::read(event).expect("an event of a gateway");
+        let event = read_event(event).expect("an event of a gateway");
         let answer = service.call(LambdaEvent::new(event, context)).await.expect("an answer");
         serde_json::to_value(answer).expect("JSON")
     }

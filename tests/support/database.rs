@@ -11,8 +11,8 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
     ProjectionType, PutRequest, ScalarAttributeType, WriteRequest,
 };
-use disable_my_other_sessions::session::Token;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::yaml::{list, resource, string};
@@ -148,10 +148,10 @@ impl Session {
 
     /// The same with the given token.
     pub fn with_token(user: &str, id: &str, token: &str) -> Self {
-        let hash = Token::parse(token.as_bytes()).expect("a token").hash();
+        let hash = hex::encode(Sha256::digest(token));
         let session = Self { token: token.to_owned(), item: HashMap::new() };
         session
-            .with("token_hash", s(hash.as_str()))
+            .with("token_hash", s(&hash))
             .with("session_id", s(id))
             .with("user_id", s(user))
             .with("status", s("active"))

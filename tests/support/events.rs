@@ -1,13 +1,6 @@
 //! Requests as each gateway passes them to the function.
 
-use disable_my_other_sessions::http::event::Event;
-use serde::Deserialize;
-use serde_json::{Deserializer, Map, Value, json};
-
-/// Reads an event as the runtime does, which ignores what follows it.
-pub fn read(event: &[u8]) -> serde_json::Result<Event> {
-    Event::deserialize(&mut Deserializer::from_slice(event))
-}
+use serde_json::{Map, Value, json};
 
 /// What stands in front of the function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Answer;
+use super::answer::Answer;
 use super::yaml::{entries, resource, string};
 
 /// A gateway response of `template.yaml`, with an allowed origin configured or without.

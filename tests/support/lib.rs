@@ -1,0 +1,15 @@
+//! What all kinds of tests are made of. It knows the contract, and nothing of `src/`.
+//!
+//! | question | module |
+//! |---|---|
+//! | What can I send, and what did the client get? | `events`, `answer` |
+//! | What does the table hold? | `database`, `demo` |
+//! | What does `template.yaml` say? | `yaml`, `role`, `gateway` |
+
+pub mod answer;
+pub mod database;
+pub mod demo;
+pub mod events;
+pub mod gateway;
+pub mod role;
+pub mod yaml;
