@@ -1,12 +1,12 @@
-//! What the responses of DynamoDB say, in plain types: a page of the index, the report of a statement, what a read found, and
-//! why a request or a statement failed. `dynamodb` translates into these types, and the rules know no other.
+//! What the responses of DynamoDB say, in plain types: a page of the index, the report of a write, what a read found, and why
+//! a request or a write failed. `dynamodb` translates into these types, so the rules need not know DynamoDB.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::session::TokenHash;
 
-/// One page of a user's sessions as the index shows them. `C` is a place in the index, of which the rules know nothing more.
+/// One page of a user's sessions as the index shows them. `C` is where a page begins; only `dynamodb` knows what is in it.
 #[derive(Clone, Debug)]
 pub struct Page<C> {
     /// Sessions that the index does not show as revoked.
@@ -17,12 +17,12 @@ pub struct Page<C> {
     pub next: Option<C>,
 }
 
-/// What a statement reports of its session.
+/// What a response reports of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// The session was not revoked before the statement, and is now.
+    /// The session was not revoked before the write, and is now.
     Changed,
-    /// The condition of the statement failed. Only a read can say why.
+    /// The condition of the write failed. Only a read can say why.
     ConditionFailed,
 }
 
@@ -42,22 +42,22 @@ pub enum Found {
     OfAnotherUser,
 }
 
-/// What a write that failed may have done. The later variant is the greater doubt.
+/// What a write that failed may have done. A later variant is a greater doubt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubt {
     /// The write was not applied.
     #[default]
     None,
-    /// The write was applied or not.
+    /// The write may have been applied.
     Applied,
-    /// The write was applied or not, or will be applied later: there was no response.
+    /// There was no response: the write may have been applied, or may be applied later.
     StillPossible,
 }
 
-/// Why a request, or one statement of it, failed. [`Cause::rule`] says what follows from each.
+/// Why a request, or one write of it, failed. [`Cause::rule`] says what follows from each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// There was too much to do at once.
+    /// DynamoDB had too much to do at once.
     Throttled,
     /// Another write or transaction was at work on the item.
     Conflict,
@@ -69,28 +69,29 @@ pub enum Cause {
     Disconnected,
     /// There was no response in time.
     NoResponse,
-    /// The signature or the credentials were not accepted. That passes if a clock was wrong or the credentials were new.
+    /// The signature or the credentials were not accepted. A retry may succeed: a clock lagged, or the credentials were new.
     BadSignature,
-    /// A statement failed with a code that this function does not know.
+    /// A write failed with a code that this function does not know.
     UnknownCode,
     /// A whole request failed with a code that this function does not know.
     UnknownError,
-    /// The condition of a write failed, and a read found the session live: somebody changed it in between.
+    /// The condition of a write failed. If a read then finds the session live, somebody has changed it in between.
     Overtaken,
-    /// Something must be changed before the same request can succeed, such as a permission.
+    /// The request cannot succeed before something is changed, such as a permission.
     Refused,
     /// An item of the table breaks its schema.
     BadItem,
-    /// The time of the invocation is used up.
+    /// Too little of the invocation's time is left.
     OutOfTime,
 }
 
 /// What follows from a [`Cause`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Attempts in a row that may fail for this cause. Other limits apply too.
+    /// After so many attempts in a row that fail for this cause, none is left.
+    /// [`Limits::attempts`](super::limits::Limits::attempts) is the limit whatever the causes are.
     pub attempts: u32,
-    /// Whether the first attempt after a failure waits for a back-off. Every later attempt does.
+    /// Whether already the first retry waits for a back-off. Every later retry does.
     pub backs_off_at_once: bool,
     /// Whether writing more slowly helps.
     pub slows_down: bool,
@@ -100,14 +101,14 @@ pub struct Rule {
     pub calling_again_helps: bool,
 }
 
-/// Attempts that are limited by nothing but [`Limits::attempts`](super::limits::Limits::attempts).
+/// No limit for a cause that may pass, besides [`Limits::attempts`](super::limits::Limits::attempts).
 const AS_OFTEN_AS_POSSIBLE: u32 = u32::MAX;
-/// Attempts after errors that are usually permanent. With their back-offs of at most 50, 100 and 200 ms they end in half a
-/// second.
+/// The limit for a cause that is usually permanent. With back-offs of at most 50, 100 and 200 ms, four attempts end within half
+/// a second.
 const A_FEW: u32 = 4;
 
 impl Cause {
-    /// What follows from this cause.
+    /// What follows from this cause. *All* attempts are those that `Limits::attempts` allows.
     ///
     /// | cause | attempts | back-off at once | slow down | doubt | calling again helps |
     /// |---|---|---|---|---|---|
@@ -163,7 +164,7 @@ impl Failure {
         Self { cause, text: text.into() }
     }
 
-    /// The same failure, on which the rules act as on another cause.
+    /// A failure with the text of this one and another cause, on which the rules act.
     #[must_use]
     pub fn as_cause(&self, cause: Cause) -> Self {
         Self { cause, ..self.clone() }
@@ -177,7 +178,7 @@ impl Failure {
 }
 
 impl From<Cause> for Failure {
-    /// A failure that the rules have found by themselves.
+    /// A failure that no response reports: the rules have found it themselves.
     fn from(cause: Cause) -> Self {
         Self::new(
             cause,
@@ -200,14 +201,16 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The failed attempts at one thing since the last one that got further.
+/// The failed attempts at one read, or to revoke one session, since the last attempt that got further.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attempts {
+    /// How many attempts have failed, whatever the cause.
     failed: u32,
-    /// How many of the latest attempts failed for the cause of the last one.
+    /// How many of the latest attempts failed for `cause`, one after the other.
     in_a_row: u32,
+    /// Why the latest attempt failed.
     cause: Option<Cause>,
-    /// The latest cause that another call may not meet.
+    /// The latest cause after which calling again helps.
     passing: Option<Cause>,
 }
 
@@ -234,7 +237,8 @@ impl Attempts {
         self.cause
     }
 
-    /// Why no attempt is left. A cause that is usually permanent has to stay for that: once among others it may pass.
+    /// The cause to report when no attempt is left. A permanent cause is reported only if it alone has used up its attempts. If
+    /// it came once among causes that pass, calling again may help.
     #[must_use]
     pub fn conclusion(&self) -> Cause {
         let cause = self.cause.unwrap_or(Cause::OutOfTime);
@@ -242,13 +246,13 @@ impl Attempts {
         self.passing.filter(|_| !stayed).unwrap_or(cause)
     }
 
-    /// Whether no attempt is left: of `limit` in all, or of those that the latest cause allows.
+    /// Whether no attempt is left: `limit` is reached, or the limit of the latest cause.
     #[must_use]
     pub fn are_used_up(&self, limit: u32) -> bool {
         self.failed >= limit || self.cause.is_some_and(|cause| self.in_a_row >= cause.rule().attempts)
     }
 
-    /// Begins to count anew, and keeps the latest cause.
+    /// Counts from 0 again. The causes are kept for [`Attempts::conclusion`].
     pub fn restart(&mut self) {
         (self.failed, self.in_a_row) = (0, 0);
     }
