@@ -1,23 +1,31 @@
-//! What one call knows of each session, on what evidence, and when it is due again. Plain data: no I/O, no clock, no randomness.
+//! What one call knows of each session, on what evidence, and when the session is due again. Plain data: no I/O, no clock, no
+//! randomness.
 //!
-//! Each session has one entry, however often the index shows it. An entry is closed on *evidence* only: a statement of this call
-//! reports that it changed the session, or a strongly consistent read finds it revoked, gone or of another user. A closed entry
+//! Each session has one row, however often the index shows it. A row is closed on *evidence* only: a write of this call reports
+//! that it changed the session, or a strongly consistent read finds the session revoked, gone or of another user. A closed row
 //! stays closed, so each session is counted at most once. The count is the number of sessions that this call has changed.
 //!
 //! | standing | what happens | next standing |
 //! |---|---|---|
-//! | `ToWrite` | reported: changed | `Changed` |
-//! | | reported: condition failed | `ToRead`, at once |
+//! | no row yet | the index shows the session | `ToWrite`, at once |
+//! | `ToWrite` | report: changed | `Changed` |
+//! | | report: condition failed | `ToRead`, at once |
+//! | | failed, and may have been applied | `ToRead`, in doubt, after a back-off |
 //! | | failed, and was certainly not applied | `ToWrite`, after a back-off |
-//! | | failed, and may have been applied | `ToRead`, in doubt |
-//! | | no attempt or no time is left | `ToRead` for the last time if in doubt, else `GivenUp` |
+//! | | no attempt or no time is left, or the call stops writing | last reads if in doubt, else `GivenUp` |
 //! | `ToRead` | found: revoked by this call | `Changed` |
 //! | | found: revoked by another call, ended, or of another user | `NothingToRevoke` |
-//! | | found: live | `ToWrite`; without any attempt left as above |
+//! | | found: live | `ToWrite`; if no attempt or no time is left, as above |
 //! | | not read | `ToRead`, after a back-off |
-//! | `ToRead` for the last time | found: live, or not read | `ToRead` until its doubt is over, then `GivenUp` |
+//! | | not read, and no attempt is left | last reads, whether in doubt or not |
+//! | last reads | found: live, or not read | `ToRead` again until the last reads end, then `GivenUp` |
+//! | any `ToRead` | no time for a read is left | `GivenUp` |
 //!
-//! Nobody's bad luck stops the others: an entry that is given up says nothing about any other.
+//! The table leaves out `Sent`, the standing of a session while its request is under way. The *last reads* are those of a session
+//! that is not written again. They end 1.5 s after its last failure. If a write got no response, they end when it is time to
+//! answer, unless the reads fail for a permanent cause.
+//!
+//! A session that is given up says nothing about any other, so it stops no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -30,40 +38,43 @@ use crate::session::TokenHash;
 /// The sessions that the index has shown during a call.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// The position of each session in `rows`.
     numbers: HashMap<TokenHash, usize>,
-    entries: Vec<Entry>,
-    /// The entries whose standing is [`Standing::ToWrite`] or [`Standing::ToRead`], by the time when they are due.
+    rows: Vec<Row>,
+    /// The rows whose standing is [`Standing::ToWrite`] or [`Standing::ToRead`], by the time when they are due.
     waiting: BTreeMap<Work, BTreeSet<(Instant, usize)>>,
 }
 
 /// What a request does for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// Write it as revoked.
+    /// Write the session as revoked.
     Write,
-    /// Read it, strongly consistent.
+    /// Read the session, strongly consistent.
     Read,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Row {
     session: TokenHash,
     standing: Standing,
-    /// What its writes may have done, or may still do. Doubt once raised stays until the entry is closed.
+    /// What the writes of the session may have done. Doubt never shrinks: a write that fails for certain says nothing about an
+    /// earlier one.
     doubt: Doubt,
     attempts: Attempts,
-    /// Set once no further write is possible.
+    /// Set once the session is not written again.
     last_reads: Option<LastReads>,
-    /// Whether a read of it has been sent.
+    /// Whether the session has been in a read before, for [`Taken::again`].
     was_read: bool,
 }
 
-/// The reads of a session that is not written any more.
+/// The reads of a session that is not written again.
 #[derive(Clone, Copy, Debug)]
 struct LastReads {
-    /// When the last of them is made.
+    /// When the last read begins.
     until: Instant,
-    /// Why the session is not written any more: that is why it is given up, whatever the reads meet.
+    /// Why the session is given up if no read closes it: the cause for which it is not written again, or a permanent cause of
+    /// its reads.
     cause: Cause,
 }
 
@@ -75,20 +86,20 @@ enum Standing {
     ToRead(Instant),
     /// Open: in a request that is under way.
     Sent(Work),
-    /// Closed: this call has revoked it.
+    /// Closed: this call has revoked the session.
     Changed,
-    /// Closed: a read has found it revoked by someone else, gone, or of another user.
+    /// Closed: a read has found the session revoked by someone else, gone, or of another user.
     NothingToRevoke,
-    /// Nothing more can be done for it in this call, and there is no evidence that it is revoked.
+    /// Not closed: there is no evidence that the session is revoked, and this call does nothing more for it.
     GivenUp(Cause),
 }
 
-/// What is the same for all sessions of a request that has ended.
+/// The end of a request, the same for all its sessions.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending<'a> {
-    /// When it ended.
+    /// When the request ended.
     pub now: Instant,
-    /// From 0 to 1. The same for all sessions of the request, so that those that failed alike are due together.
+    /// From 0 to 1. One number for the whole request, so that its sessions that failed alike are due together.
     pub random: f64,
     /// The time of the invocation.
     pub budget: &'a Budget,
@@ -96,27 +107,27 @@ pub struct Ending<'a> {
     pub attempts: u32,
 }
 
-/// The sessions of one request.
+/// The sessions that the ledger gives to one request.
 #[derive(Debug)]
 pub struct Taken {
     /// At least one.
     pub sessions: Vec<TokenHash>,
-    /// The most failed attempts that one of them has had.
+    /// The most failed attempts that one of the sessions has had. They set the time-out.
     pub failures: u32,
-    /// Whether one of them was in such a request before.
+    /// Whether the request repeats an earlier one for one of the sessions. Only the log needs it.
     pub again: bool,
 }
 
 impl Ledger {
-    /// Enters a session that the index shows, to be written now; false if it has been entered before.
+    /// Makes a row for a session that the index shows, to be written now; false if the session has a row already.
     pub fn enter(&mut self, session: TokenHash, now: Instant) -> bool {
-        let number = self.entries.len();
+        let number = self.rows.len();
         if self.numbers.contains_key(&session) {
             return false;
         }
         self.numbers.insert(session.clone(), number);
         self.waiting.entry(Work::Write).or_default().insert((now, number));
-        self.entries.push(Entry {
+        self.rows.push(Row {
             session,
             standing: Standing::ToWrite(now),
             doubt: Doubt::None,
@@ -133,13 +144,13 @@ impl Ledger {
         self.waiting.get(&Work::Write).map_or(0, BTreeSet::len)
     }
 
-    /// When the first session is due that waits for this.
+    /// When the first session that waits for this work is due.
     #[must_use]
     pub fn next_due(&self, work: Work) -> Option<Instant> {
         Some(self.waiting.get(&work)?.first()?.0)
     }
 
-    /// Takes up to `most` sessions that are due for this, those that have waited longest first; `None` if none is due.
+    /// Takes up to `most` sessions that are due for this work, in the order in which they became due; `None` if none is due.
     pub fn take(&mut self, work: Work, most: usize, now: Instant) -> Option<Taken> {
         let mut taken = Taken { sessions: Vec::new(), failures: 0, again: false };
         while taken.sessions.len() < most
@@ -147,19 +158,19 @@ impl Ledger {
             && at <= now
         {
             self.set(number, Standing::Sent(work));
-            let Some(entry) = self.entries.get_mut(number) else { break };
+            let Some(row) = self.rows.get_mut(number) else { break };
             taken.again |= match work {
-                Work::Write => entry.attempts.failed() > 0,
-                Work::Read => std::mem::replace(&mut entry.was_read, true),
+                Work::Write => row.attempts.failed() > 0,
+                Work::Read => std::mem::replace(&mut row.was_read, true),
             };
-            taken.failures = taken.failures.max(entry.attempts.failed());
-            taken.sessions.push(entry.session.clone());
+            taken.failures = taken.failures.max(row.attempts.failed());
+            taken.sessions.push(row.session.clone());
         }
         (!taken.sessions.is_empty()).then_some(taken)
     }
 
-    /// A write of the session has ended like this. `gets_further` is whether the attempts before it do not count, because the
-    /// request has changed other sessions. Returns whether no attempt is left.
+    /// Applies the report of a write, or why there is none. `gets_further` says that the request has changed other sessions, so
+    /// earlier attempts at this one do not count. Returns whether no attempt is left for the session.
     pub fn written(
         &mut self,
         session: &TokenHash,
@@ -167,22 +178,22 @@ impl Ledger {
         gets_further: bool,
         ending: &Ending,
     ) -> bool {
-        let Some((number, entry)) = self.sent(session, Work::Write) else { return false };
+        let Some((number, row)) = self.sent(session, Work::Write) else { return false };
         let cause = match report {
             Ok(Report::Changed) => {
                 self.set(number, Standing::Changed);
                 return false;
             }
-            // Counted as a failed attempt: should a read find the session live, somebody has changed it in between.
+            // A failed attempt: if a read then finds the session live, somebody has changed it in between.
             Ok(Report::ConditionFailed) => Cause::Overtaken,
             Err(cause) => cause,
         };
         if gets_further {
-            entry.attempts.restart();
+            row.attempts.restart();
         }
-        entry.attempts.fail(cause);
-        entry.doubt = entry.doubt.max(cause.rule().doubt);
-        let attempts = entry.attempts;
+        row.attempts.fail(cause);
+        row.doubt = row.doubt.max(cause.rule().doubt);
+        let attempts = row.attempts;
         if cause == Cause::Overtaken {
             self.set(number, Standing::ToRead(ending.now));
         } else if cause.rule().doubt > Doubt::None {
@@ -193,23 +204,23 @@ impl Ledger {
         attempts.are_used_up(ending.attempts)
     }
 
-    /// A read of the session has found this, or has failed.
+    /// Applies what a read has found of the session, or why the session was not read.
     pub fn was_read(&mut self, session: &TokenHash, found: Result<Found, Cause>, ending: &Ending) {
-        let Some((number, entry)) = self.sent(session, Work::Read) else { return };
+        let Some((number, row)) = self.sent(session, Work::Read) else { return };
         match found {
             Ok(Found::RevokedByThisCall) => self.set(number, Standing::Changed),
             Ok(Found::RevokedByAnotherCall | Found::Ended | Found::OfAnotherUser) => {
                 self.set(number, Standing::NothingToRevoke);
             }
-            Ok(Found::Live) if entry.last_reads.is_none() => self.write_again(number, ending),
+            Ok(Found::Live) if row.last_reads.is_none() => self.write_again(number, ending),
             Ok(Found::Live) => self.read_again(number, ending),
             Err(cause) => {
-                entry.attempts.fail(cause);
-                let (are_used_up, doubt) = (entry.attempts.are_used_up(ending.attempts), entry.doubt);
-                let conclusion = entry.attempts.conclusion();
+                row.attempts.fail(cause);
+                let (are_used_up, doubt) = (row.attempts.are_used_up(ending.attempts), row.doubt);
+                let conclusion = row.attempts.conclusion();
                 if are_used_up && !conclusion.rule().calling_again_helps {
                     self.read_until(number, conclusion, ending.soon(), ending);
-                } else if are_used_up && entry.last_reads.is_none() {
+                } else if are_used_up && row.last_reads.is_none() {
                     self.read_until(number, conclusion, ending.end_of_doubt(doubt), ending);
                 } else {
                     self.read_again(number, ending);
@@ -218,22 +229,22 @@ impl Ledger {
         }
     }
 
-    /// Gives up all sessions that wait to be written, for this cause. Those in doubt are still read.
+    /// Gives up all sessions that wait to be written, for this cause. Sessions in doubt are still read.
     pub fn stop_writing(&mut self, cause: Cause, ending: &Ending) {
         let waiting = self.waiting.get(&Work::Write).cloned().unwrap_or_default();
         for (_, number) in waiting {
-            if let Some(entry) = self.entries.get_mut(number) {
-                entry.attempts.fail(cause);
+            if let Some(row) = self.rows.get_mut(number) {
+                row.attempts.fail(cause);
                 self.give_up(number, ending);
             }
         }
     }
 
-    /// Gives up all sessions that wait to be read.
+    /// Gives up all sessions that wait to be read, because no time for a read is left.
     pub fn stop_reading(&mut self) {
         let waiting = self.waiting.get(&Work::Read).cloned().unwrap_or_default();
         for (_, number) in waiting {
-            let last = self.entries.get(number).and_then(|entry| entry.last_reads);
+            let last = self.rows.get(number).and_then(|row| row.last_reads);
             self.set(number, Standing::GivenUp(last.map_or(Cause::OutOfTime, |last| last.cause)));
         }
     }
@@ -241,98 +252,100 @@ impl Ledger {
     /// How many sessions this call has changed to revoked.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.entries.iter().filter(|entry| entry.standing == Standing::Changed).count() as u64
+        self.rows.iter().filter(|row| row.standing == Standing::Changed).count() as u64
     }
 
     /// Whether there is evidence for every session that the index has shown.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.entries.iter().all(|entry| matches!(entry.standing, Standing::Changed | Standing::NothingToRevoke))
+        self.rows.iter().all(|row| matches!(row.standing, Standing::Changed | Standing::NothingToRevoke))
     }
 
     /// Why sessions have been given up.
     pub fn given_up(&self) -> impl Iterator<Item = Cause> {
-        self.entries.iter().filter_map(|entry| match entry.standing {
+        self.rows.iter().filter_map(|row| match row.standing {
             Standing::GivenUp(cause) => Some(cause),
             _ => None,
         })
     }
 
-    /// The entry of a session that is in a request of this kind, and its number.
-    fn sent(&mut self, session: &TokenHash, work: Work) -> Option<(usize, &mut Entry)> {
+    /// The row of a session whose request for this work is under way, and its number.
+    fn sent(&mut self, session: &TokenHash, work: Work) -> Option<(usize, &mut Row)> {
         let number = self.numbers.get(session).copied()?;
-        let entry = self.entries.get_mut(number).filter(|entry| entry.standing == Standing::Sent(work));
-        debug_assert!(entry.is_some(), "a result for a session that was not sent");
-        Some((number, entry?))
+        let row = self.rows.get_mut(number).filter(|row| row.standing == Standing::Sent(work));
+        debug_assert!(row.is_some(), "a result for a session that was not sent");
+        Some((number, row?))
     }
 
-    /// Lets a session be written again, if an attempt and time for it are left.
+    /// Lets a session be written again if an attempt and time are left, and gives it up otherwise.
     fn write_again(&mut self, number: usize, ending: &Ending) {
-        let Some(entry) = self.entries.get_mut(number) else { return };
-        let is_in_doubt = entry.attempts.cause().is_some_and(|cause| cause.rule().doubt > Doubt::None);
-        // The back-off of a write in doubt was before its read.
-        let at = if is_in_doubt { ending.now } else { ending.retry_at(&entry.attempts) };
-        if entry.attempts.are_used_up(ending.attempts) {
+        let Some(row) = self.rows.get_mut(number) else { return };
+        let is_in_doubt = row.attempts.cause().is_some_and(|cause| cause.rule().doubt > Doubt::None);
+        // After a write in doubt, the back-off was before the read that found the session live.
+        let at = if is_in_doubt { ending.now } else { ending.retry_at(&row.attempts) };
+        if row.attempts.are_used_up(ending.attempts) {
             self.give_up(number, ending);
         } else if ending.budget.may_write(at) {
             self.set(number, Standing::ToWrite(at));
         } else {
-            entry.attempts.fail(Cause::OutOfTime);
+            row.attempts.fail(Cause::OutOfTime);
             self.give_up(number, ending);
         }
     }
 
-    /// Gives up a session that cannot be written again. A session in doubt is read until the doubt is over.
+    /// Gives up a session that is not written again. A session in doubt first gets its last reads, since its write may become
+    /// visible.
     fn give_up(&mut self, number: usize, ending: &Ending) {
-        let Some(entry) = self.entries.get(number) else { return };
-        let cause = entry.attempts.conclusion();
-        match entry.doubt {
+        let Some(row) = self.rows.get(number) else { return };
+        let cause = row.attempts.conclusion();
+        match row.doubt {
             Doubt::None => self.set(number, Standing::GivenUp(cause)),
             doubt => self.read_until(number, cause, ending.end_of_doubt(doubt), ending),
         }
     }
 
-    /// Lets a session that is not written again, for this cause, be read until this time, or an earlier one that was set before.
+    /// Begins the last reads of a session, or shortens them: they end at `until`, or earlier if that was set before. `cause` is
+    /// why the session is given up then.
     fn read_until(&mut self, number: usize, cause: Cause, until: Instant, ending: &Ending) {
-        let Some(entry) = self.entries.get_mut(number) else { return };
-        entry.last_reads = Some(match entry.last_reads {
+        let Some(row) = self.rows.get_mut(number) else { return };
+        row.last_reads = Some(match row.last_reads {
             None => {
-                entry.attempts.restart();
+                row.attempts.restart();
                 LastReads { until, cause }
             }
-            // A permanent cause stays.
+            // A permanent cause stays: it must reach the client, who would call again for nothing.
             Some(last) if !last.cause.rule().calling_again_helps => LastReads { until: until.min(last.until), ..last },
             Some(last) => LastReads { until: until.min(last.until), cause },
         });
         self.read_again(number, ending);
     }
 
-    /// Lets a session be read again after a back-off. One that is not written again is read for the last time when its time ends.
+    /// Lets a session be read again after a back-off. When its last reads end, it is read once more, and then given up.
     fn read_again(&mut self, number: usize, ending: &Ending) {
-        let Some(entry) = self.entries.get_mut(number) else { return };
-        let standing = match entry.last_reads {
-            None => Standing::ToRead(ending.retry_at(&entry.attempts)),
+        let Some(row) = self.rows.get_mut(number) else { return };
+        let standing = match row.last_reads {
+            None => Standing::ToRead(ending.retry_at(&row.attempts)),
             Some(last) if ending.now >= last.until => Standing::GivenUp(last.cause),
             Some(last) => {
                 // A read that closes nothing counts as failed, so that the back-off grows.
-                entry.attempts.fail(last.cause);
-                let at = ending.budget.backoff(entry.attempts.failed(), ending.now, ending.random);
+                row.attempts.fail(last.cause);
+                let at = ending.budget.backoff(row.attempts.failed(), ending.now, ending.random);
                 Standing::ToRead(at.min(last.until))
             }
         };
         self.set(number, standing);
     }
 
-    /// Changes the standing of an entry, and its place among those that wait.
+    /// Changes the standing of a row, and updates `waiting`.
     fn set(&mut self, number: usize, standing: Standing) {
-        let Some(entry) = self.entries.get_mut(number) else { return };
-        if let Some((work, at)) = entry.standing.waits() {
+        let Some(row) = self.rows.get_mut(number) else { return };
+        if let Some((work, at)) = row.standing.waits() {
             self.waiting.entry(work).or_default().remove(&(at, number));
         }
         if let Some((work, at)) = standing.waits() {
             self.waiting.entry(work).or_default().insert((at, number));
         }
-        entry.standing = standing;
+        row.standing = standing;
     }
 }
 
@@ -348,18 +361,18 @@ impl Standing {
 }
 
 impl Ending<'_> {
-    /// When to attempt again something with these failed attempts.
+    /// When to make the next attempt after these failed ones.
     fn retry_at(&self, attempts: &Attempts) -> Instant {
         let retry_at = |cause| self.budget.retry_at(cause, attempts.failed(), self.now, self.random);
         attempts.cause().map_or(self.now, retry_at)
     }
 
-    /// Until when a write that ended in an error, or in a closed connection, may become visible.
+    /// Until when a write that ended now, in an error or a closed connection, may become visible.
     fn soon(&self) -> Instant {
         self.budget.answer_by.min(self.now + STRAGGLING)
     }
 
-    /// Until when a session with this doubt is read once it is not written again.
+    /// When the last reads of a session with this doubt end.
     fn end_of_doubt(&self, doubt: Doubt) -> Instant {
         if doubt == Doubt::StillPossible { self.budget.answer_by } else { self.soon() }
     }
