@@ -1,14 +1,14 @@
-//! Looks at the index: when to begin one, and when the index has been looked at often enough. A *look* reads the index from its
-//! first page to its last. Plain data: no I/O, no clock.
+//! When to look at the index, and when the looks are enough. A *look* reads the index from its first page to its last. Plain
+//! data: no I/O, no clock.
 //!
-//! The index lags behind the table, so one look is not enough. After a look that shows a session that no look before has shown,
-//! another one follows. If a session that the index shows turns out to have been ended by somebody else, the application may have
-//! replaced it by a new one, as it does when it rotates a token. The new session may not be in the index yet, so looks go on for
-//! as long as the index may lag.
+//! The index lags behind the table, so one look can miss a session. A look that shows a session for the first time is followed by
+//! another look. If a read finds that somebody else has ended a session, the application may have replaced that session by a new
+//! one, as it does when it rotates a token. The index may not show the new session yet, so the looks go on for as long as the
+//! index may lag.
 //!
 //! ```text
-//!                 shows nothing new                                    a session was replaced
-//!   look, look, … ------------------> enough ----> (every session closed)  ------------------> look, pause, look, …
+//!                 nothing new              a session was replaced                      nothing new for a second
+//!   look, look, … -----------> enough ------------------------> look, pause, look, … ------------------------> enough
 //! ```
 
 use std::time::Duration;
@@ -22,37 +22,37 @@ use super::evidence::{Attempts, Cause};
 #[derive(Debug)]
 pub struct Looks<C> {
     state: State<C>,
-    /// Since when the look has gone on; `None` before its first page was requested.
+    /// When the latest look began, which is when its first page was first requested; `None` before the first look.
     begun: Option<Instant>,
-    /// Whether the look has shown a session that no look before has shown.
+    /// Whether the latest look shows a session that no earlier look has shown.
     shows_new: bool,
-    /// When the last session was found that may have been replaced.
+    /// When a read last found a session that may have been replaced.
     replaced_at: Option<Instant>,
-    /// Looks that have ended since the first session was found that may have been replaced.
+    /// How many looks have ended since the first such read. The pause before the next look grows with them.
     since_replaced: u32,
 }
 
 #[derive(Debug)]
 enum State<C> {
-    /// A page is to be read, not before this time.
-    Due(Place<C>, Instant),
+    /// A page waits to be read, not before this time.
+    Due(NextPage<C>, Instant),
     /// A page is being read, since this time.
-    UnderWay(Place<C>, Instant),
-    /// The last look has shown nothing new, and nothing makes another look necessary.
+    UnderWay(NextPage<C>, Instant),
+    /// The latest look has shown nothing new, and nothing makes another look necessary.
     Enough,
-    /// No page can be read any more, for this cause.
+    /// A look is necessary, and no page can be read any more, for this cause.
     Failed(Cause),
 }
 
-/// The page to read.
+/// The next page to read, and the attempts at it.
 #[derive(Clone, Debug)]
-struct Place<C> {
+struct NextPage<C> {
     /// Where the page begins; `None` is the first page of a look.
     from: Option<C>,
     attempts: Attempts,
 }
 
-/// A page to read.
+/// The request of a page, for the driver.
 #[derive(Debug)]
 pub struct PageRequest<C> {
     /// Where the page begins; `None` is the first page of a look.
@@ -64,11 +64,11 @@ pub struct PageRequest<C> {
 }
 
 impl<C: Clone> Looks<C> {
-    /// The first look is due now.
+    /// Looks of which the first is due now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
-            state: State::Due(Place { from: None, attempts: Attempts::default() }, now),
+            state: State::Due(NextPage { from: None, attempts: Attempts::default() }, now),
             begun: None,
             shows_new: false,
             replaced_at: None,
@@ -80,29 +80,29 @@ impl<C: Clone> Looks<C> {
     #[must_use]
     pub fn due(&self) -> Option<(Instant, bool)> {
         match &self.state {
-            State::Due(place, at) => Some((*at, place.from.is_none())),
+            State::Due(page, at) => Some((*at, page.from.is_none())),
             State::UnderWay(..) | State::Enough | State::Failed(_) => None,
         }
     }
 
     /// Requests the page that is due. `None` if there is no time left.
     pub fn begin(&mut self, budget: &Budget, now: Instant) -> Option<PageRequest<C>> {
-        let State::Due(place, _) = &self.state else { return None };
-        let Some(timeout) = budget.read_timeout(place.attempts.failed(), now) else {
+        let State::Due(page, _) = &self.state else { return None };
+        let Some(timeout) = budget.read_timeout(page.attempts.failed(), now) else {
             self.fail(Cause::OutOfTime);
             return None;
         };
-        let again = place.attempts.failed() > 0;
-        let request = PageRequest { from: place.from.clone(), timeout, again };
-        if place.from.is_none() && !again {
+        let again = page.attempts.failed() > 0;
+        let request = PageRequest { from: page.from.clone(), timeout, again };
+        if page.from.is_none() && !again {
             self.begun = Some(now);
         }
-        self.state = State::UnderWay(place.clone(), now);
+        self.state = State::UnderWay(page.clone(), now);
         Some(request)
     }
 
-    /// A page has been read. `shows_new` is whether it shows a session that no page before has shown, and `next` is where the next
-    /// page begins. Returns how long the page took.
+    /// Applies a page that has been read. `shows_new` says whether the page shows a session for the first time, and `next` where
+    /// the next page begins. Returns how long the read took.
     pub fn page_read(
         &mut self,
         shows_new: bool,
@@ -114,48 +114,48 @@ impl<C: Clone> Looks<C> {
         let State::UnderWay(_, since) = self.state else { return Duration::ZERO };
         self.shows_new |= shows_new;
         let is_last = next.is_none();
-        self.state = State::Due(Place { from: next, attempts: Attempts::default() }, now);
+        self.state = State::Due(NextPage { from: next, attempts: Attempts::default() }, now);
         if is_last {
             self.look_ended(budget, now, random);
         }
         now - since
     }
 
-    /// A page could not be read.
+    /// Applies a failed read of a page: the page is read again after a back-off, while one of `attempts` is left.
     pub fn page_failed(&mut self, cause: Cause, attempts: u32, budget: &Budget, now: Instant, random: f64) {
-        let State::UnderWay(place, _) = &self.state else { return };
-        let mut place = place.clone();
-        place.attempts.fail(cause);
-        if place.attempts.are_used_up(attempts) {
-            self.fail(place.attempts.conclusion());
+        let State::UnderWay(page, _) = &self.state else { return };
+        let mut page = page.clone();
+        page.attempts.fail(cause);
+        if page.attempts.are_used_up(attempts) {
+            self.fail(page.attempts.conclusion());
         } else {
-            let at = budget.retry_at(cause, place.attempts.failed(), now, random);
-            self.state = State::Due(place, at);
+            let at = budget.retry_at(cause, page.attempts.failed(), now, random);
+            self.state = State::Due(page, at);
         }
     }
 
-    /// A session that the index has shown live was ended by somebody else, and may have been replaced.
+    /// Makes further looks necessary: somebody else has ended a session that the index shows live, and may have replaced it.
     pub fn replaced(&mut self, now: Instant) {
         self.replaced_at = Some(now);
         if matches!(self.state, State::Enough) {
-            self.state = State::Due(Place { from: None, attempts: Attempts::default() }, now);
+            self.state = State::Due(NextPage { from: None, attempts: Attempts::default() }, now);
         }
     }
 
-    /// Reads no further page, for this cause, if another look is necessary.
+    /// Reads no further page, for this cause. Looks that are enough stay enough: no page is missing then.
     pub fn fail(&mut self, cause: Cause) {
         if !matches!(self.state, State::Enough) {
             self.state = State::Failed(cause);
         }
     }
 
-    /// Whether the index has been looked at often enough.
+    /// Whether no further look is necessary.
     #[must_use]
     pub fn are_enough(&self) -> bool {
         matches!(self.state, State::Enough)
     }
 
-    /// Why no page can be read any more; `None` if that is not so.
+    /// Why no page can be read any more; `None` while pages can be read, or the looks are enough.
     #[must_use]
     pub fn failure(&self) -> Option<Cause> {
         if let State::Failed(cause) = self.state { Some(cause) } else { None }
@@ -177,13 +177,13 @@ impl<C: Clone> Looks<C> {
             Some(replaced_at) => {
                 let after_pause = now + pause(self.since_replaced, random);
                 self.since_replaced += 1;
-                // The look that can be the last one begins as soon as it may.
+                // A look that begins `INDEX_LAG` after the session was found can be the last one, so no pause delays it.
                 let last = replaced_at + INDEX_LAG;
                 let at = if now < last { after_pause.min(last) } else { after_pause };
                 at.min(budget.answer_by)
             }
         };
-        self.state = State::Due(Place { from: None, attempts: Attempts::default() }, at);
+        self.state = State::Due(NextPage { from: None, attempts: Attempts::default() }, at);
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
         (Looks::new(now), Budget::until(wall + Duration::from_secs(29), wall, now), now)
     }
 
-    /// Looks at an index of one page from `now` on until that is enough; returns when the looks began, in milliseconds.
+    /// Looks at an index of one page from `now` on until the looks are enough; returns when they began, in milliseconds.
     fn looks(looks: &mut Looks<u32>, budget: &Budget, now: Instant, shows_new: impl Fn(usize) -> bool) -> Vec<u128> {
         let (mut at, mut begun) = (now, Vec::new());
         while let Some((due, is_first)) = looks.due() {
@@ -229,7 +229,7 @@ mod tests {
         looks(&mut replaced, &budget, now, |_| false);
         replaced.replaced(now);
         assert_eq!(looks(&mut replaced, &budget, now, |_| false), [0, 5, 35, 90, 195, 400, 805, 1_000]);
-        // Another one: the index is looked at again at once, and a second later.
+        // After another session was replaced, there is a look at once, and a last one a second later.
         let later = now + Duration::from_secs(5);
         replaced.replaced(later);
         let begun = looks(&mut replaced, &budget, later, |_| false);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_session_in_the_last_look_makes_another_one_necessary() {
+    fn a_new_session_in_the_last_look_makes_another_look_necessary() {
         let (mut replaced, budget, now) = begin();
         replaced.replaced(now);
         let begun = looks(&mut replaced, &budget, now, |number| number == 8);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_begins_with_its_first_page_however_often_that_is_read_and_not_with_its_last() {
+    fn a_look_begins_with_the_first_attempt_at_its_first_page() {
         let (mut long, budget, now) = begin();
         long.begin(&budget, now);
         long.page_failed(Cause::Throttled, 8, &budget, now, 0.0);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_cannot_be_read_is_never_enough() {
+    fn looks_at_an_index_that_cannot_be_read_are_never_enough() {
         let (mut failed, budget, now) = begin();
         for _ in 0..8 {
             assert_eq!(failed.failure(), None);
