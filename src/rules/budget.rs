@@ -1,7 +1,7 @@
-//! Time: the deadlines of an invocation, and the time-outs, back-offs and pauses in it. Every duration of the function is here.
-//! The time is a parameter.
+//! The deadlines of an invocation, and its time-outs, back-offs and pauses. Every duration of the rules and of the connections is
+//! here, but for the reaction time in `pace`. The time is a parameter.
 //!
-//! An invocation of `T` is divided from its end, so that whatever was begun can be finished and counted:
+//! An invocation of length `T` is divided from its end, so that every write that was sent can be resolved and counted:
 //!
 //! ```text
 //! |---- requests of every kind ----|-- responses to writes --|-- reads of doubtful writes --|-- answer --|
@@ -11,24 +11,25 @@
 //!
 //! | phase | what may begin in it |
 //! |---|---|
-//! | until `stop_writing` | every request |
+//! | until `stop_writing` | every read; a write if twice the slowest response so far fits before `writes_end` |
 //! | until `writes_end` | reads of the index and of sessions; responses to writes still count |
-//! | until `answer_by` | reads of the index and of sessions |
+//! | until 20 ms before `answer_by` | reads of the index and of sessions |
 //! | until `T` | nothing: the answer is sent |
 //!
-//! A write in doubt (it has no report, and cannot be sent again) is read from the moment of its last failure: for 1.5 s if it
-//! ended in an error, and until `answer_by` if there was no response to it.
+//! A session in doubt that is not written again is read from its last failure on: for 1.5 s if its writes ended in errors, and
+//! until `answer_by` if a write got no response.
 //!
-//! | | |
+//! | duration | values |
 //! |---|---|
 //! | time-outs of the attempts at a read | 0.5, 1, 2, 3, 3, 3, 3, 3 s: 18.5 s in all |
 //! | time-outs of the attempts at a batch of writes | 0.25, 0.5, 1, 2, 3, 3, 3, 3 s: 15.75 s in all |
-//! | back-off before each but the first, at random up to | 50, 100, 200, 400, 800, 1,000, 1,000 ms: 3.55 s in all |
-//! | pauses between looks at the index after a session was replaced | 0, 25, 50, 100, 200, 400, 400, … ms, cut at 1 s |
+//! | back-offs before the retries, at random between 0 and | 50, 100, 200, 400, 800, 1,000, 1,000 ms: 3.55 s in all |
+//! | pauses between looks after a session was replaced, at random between half of and | 0, 25, 50, 100, 200, 400, 400, … ms |
 //!
-//! So all attempts at one thing fit into the 25.5 s that an invocation of 29 s has until `stop_writing`. No time-out is shorter
-//! than twice the slowest response so far. A read waits for no more than half of the time left, so that another attempt is
-//! always possible.
+//! So all attempts at one read, or at one write, fit into the 25.5 s that an invocation of 29 s has until `stop_writing`. No
+//! time-out is shorter than twice the slowest response so far, of which at most 3 s count. A read waits for no more than half of
+//! the time left, so that another attempt is possible. A pause is cut so that the last look begins 1 s after the replaced session
+//! was found.
 
 use std::time::{Duration, SystemTime};
 
@@ -36,48 +37,49 @@ use tokio::time::Instant;
 
 use super::evidence::Cause;
 
-/// Reserved to send the answer: at most this long, and at most this part of the invocation. A sandbox of 128 MB has 7 % of a
-/// core and needs some 80 ms.
+/// Reserved to send the answer: at most this long, and at most one part in so many of the invocation. A sandbox of 128 MB has
+/// 7 % of a core and needs some 80 ms.
 const ANSWERING: (Duration, u32) = (Duration::from_millis(500), 10);
-/// Reserved before that to read the results of writes without a report: two attempts, of 0.5 and 1 s, and their back-off.
+/// Reserved before [`ANSWERING`] to read what writes without a report have done: two attempts, of 0.5 and 1 s, and the back-off
+/// between them.
 const RESOLVING: (Duration, u32) = (Duration::from_secs(2), 4);
-/// Reserved before that for the responses to writes: 30 times the 99th percentile of a batch of writes.
+/// Reserved before [`RESOLVING`] for the responses to writes: 30 times the 99th percentile of a batch of writes.
 const ENDING: (Duration, u32) = (Duration::from_secs(1), 5);
 /// Length of an invocation without a usable deadline: shorter than the 29 s after which a REST API gives up.
 const WITHOUT_DEADLINE: Duration = Duration::from_secs(25);
-/// The wall clock when this function was written: 2026-11-01, in time since 1970. An earlier deadline is none: `cargo lambda
-/// watch` sends one of 1970.
+/// 2026-11-01, in time since 1970, when this function was written. An earlier deadline counts as none, since `cargo lambda watch`
+/// sends a deadline in 1970.
 const WRITTEN_AT: Duration = Duration::from_hours(498_192);
 
-/// Time-out of the request that opens a connection during the start. The start must not take longer than it saves.
+/// Time-out of the request that opens a connection during the cold start, which must not take longer than it saves.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Connections that have answered within this time are expected to answer again. A sandbox is not frozen for less than a second
-/// between two invocations of a client that waits.
+/// Connections that have responded within this time count as alive, since the pauses in which connections die are longer.
 pub const PROVEN_FOR: Duration = Duration::from_secs(1);
-/// Without a response to a read for so long, on a connection that may have died in a pause, the read is sent on another one too.
-/// DynamoDB answers 99 % of reads within 30 ms.
+/// After so long without a response, on a connection that may have died in a pause, a read is sent on another connection too.
+/// DynamoDB responds to 99 % of reads within 30 ms.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(40);
 
-/// A read that has less time left is not begun: the median of a read is 10 ms.
+/// With less time left, no read is begun. A read waits for half of the time left, and the median of a read is 10 ms.
 const SHORTEST_READ: Duration = Duration::from_millis(20);
-/// 16 times the 99th percentile of a read.
+/// Time-out of the first attempt at a read: 16 times the 99th percentile of a read.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_millis(500);
-/// Half of that, since a read shows what a write without a response has done.
+/// Time-out of the first attempt at a write: half of that of a read, since a read shows what a write without a response has done.
 const FIRST_WRITE_TIMEOUT: Duration = Duration::from_millis(250);
-/// With it, eight attempts fit into an invocation: see the table above.
+/// The longest time-out, so that eight attempts fit into an invocation: see the table above.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3);
-/// Five times the median of a request, so that a throttled caller is not back before others have been served.
+/// The longest first back-off: five times the median of a request, so that other requests are served before the retry.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// As long as DynamoDB counts capacity: a second.
+/// The longest back-off: DynamoDB counts capacity by the second.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// How long a write that ended in an error or a closed connection may take to become visible: 50 times the 99th percentile.
+/// How long a write that ended in an error or a closed connection may take to become visible: 45 times the 99th percentile of a
+/// batch of writes.
 pub const STRAGGLING: Duration = Duration::from_millis(1_500);
 
 /// How long the index may lag behind the table. Of new entries, 99.7 % are visible after 0.1 s.
 pub const INDEX_LAG: Duration = Duration::from_secs(1);
-/// Twice the median time in which the index shows a change.
+/// The first pause between looks that is not zero: twice the median time in which the index shows a change.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// Less than half of [`INDEX_LAG`], so that several looks fall into it.
+/// The longest pause between looks: less than half of [`INDEX_LAG`], so that several looks fall into it.
 const MAX_PAUSE: Duration = Duration::from_millis(400);
 
 /// The deadlines of one invocation, and the slowest response in it so far.
@@ -87,8 +89,9 @@ pub struct Budget {
     pub stop_writing: Instant,
     /// From here on no response to a write is waited for.
     pub writes_end: Instant,
-    /// From here on there is only time to answer.
+    /// From here on no read is waited for: there is only time to answer.
     pub answer_by: Instant,
+    /// The longest time to a response so far, at most [`MAX_TIMEOUT`].
     slowest: Duration,
 }
 
@@ -102,7 +105,7 @@ pub struct Timeout {
 }
 
 impl Budget {
-    /// The budget of an invocation that begins at `now`, by the wall clock at `wall`, and must have answered by `deadline`. A
+    /// The budget of an invocation that begins at `now`, which the wall clock calls `wall`, and must answer before `deadline`. A
     /// deadline that has passed leaves no time.
     #[must_use]
     pub fn until(deadline: SystemTime, wall: SystemTime, now: Instant) -> Self {
@@ -110,32 +113,32 @@ impl Budget {
         let left = deadline.duration_since(wall).unwrap_or_default();
         let time = if is_deadline { left } else { WITHOUT_DEADLINE };
         let reserved = |(most, part): (Duration, u32)| most.min(time / part);
-        // The runtime's clock ends somewhere, and no invocation takes a day.
+        // A far deadline could overflow `Instant`, and no invocation takes a day.
         let answer_by = now + time.min(Duration::from_hours(24)) - reserved(ANSWERING);
         let writes_end = answer_by - reserved(RESOLVING);
         let stop_writing = writes_end - reserved(ENDING);
         Self { stop_writing, writes_end, answer_by, slowest: Duration::ZERO }
     }
 
-    /// Learns how long a request took to be answered. One response that comes very late does not keep others from being sent.
+    /// Learns how long a response took. At most 3 s of it count: one very late response must not stop all writes.
     pub fn answered_after(&mut self, time: Duration) {
         self.slowest = self.slowest.max(time.min(MAX_TIMEOUT));
     }
 
-    /// Whether a write that is sent at this time will be answered in time, even if that takes twice as long as the slowest
-    /// response so far. A write without a response could be applied after this call has reported its count.
+    /// Whether the response to a write that is sent at this time comes in time, even if it takes twice as long as the slowest so
+    /// far. A write without a response could be applied after this call has reported its count.
     #[must_use]
     pub fn may_write(&self, at: Instant) -> bool {
         at < self.stop_writing && at + 2 * self.slowest < self.writes_end
     }
 
-    /// The time-out of a write that is sent now, after this many failures.
+    /// The time-out of a write that is sent now, after this many failed attempts.
     #[must_use]
     pub fn write_timeout(&self, failures: u32) -> Timeout {
         Timeout { patience: self.patience(FIRST_WRITE_TIMEOUT, failures), end: self.writes_end }
     }
 
-    /// The time-out of a read that starts now, after this many failures; `None` if there is no time left.
+    /// The time-out of a read that begins now, after this many failed attempts; `None` if too little time is left.
     #[must_use]
     pub fn read_timeout(&self, failures: u32, now: Instant) -> Option<Timeout> {
         let time_left = self.answer_by.saturating_duration_since(now);
@@ -151,8 +154,8 @@ impl Budget {
 
     /// The end of the back-off after this many failures. `random` is from 0 to 1.
     ///
-    /// The back-off is drawn evenly between nothing and its ceiling, since equal ones would bring throttled callers back
-    /// together. Source: "Exponential Backoff And Jitter" in the AWS Architecture Blog.
+    /// The back-off is drawn evenly between zero and its ceiling, since equal back-offs would bring throttled callers back at the
+    /// same time. Source: "Exponential Backoff And Jitter" in the AWS Architecture Blog.
     #[must_use]
     pub fn backoff(&self, failures: u32, now: Instant, random: f64) -> Instant {
         let ceiling = doubled(FIRST_BACKOFF, failures.saturating_sub(1)).min(MAX_BACKOFF);
@@ -165,8 +168,8 @@ impl Budget {
     }
 }
 
-/// The pause before a look at the index, after this many looks since a session was replaced. `random` is from 0 to 1: an intruder
-/// who replaces his session in a fixed rhythm must not stay ahead of looks in the same rhythm.
+/// The pause before a look, after this many looks since a session was first replaced. `random` is from 0 to 1: an intruder who
+/// replaces his session in a fixed rhythm must not stay ahead of looks in the same rhythm.
 #[must_use]
 pub fn pause(looks: u32, random: f64) -> Duration {
     match looks.checked_sub(1) {
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_out_is_shorter_than_twice_the_slowest_answer() {
+    fn no_time_out_is_shorter_than_twice_the_slowest_response() {
         let (mut budget, now) = lasting(Duration::from_secs(29));
         budget.answered_after(Duration::from_millis(600));
         budget.answered_after(Duration::from_millis(10));
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_leaves_half_of_the_time_for_another_until_there_is_none() {
+    fn a_read_leaves_half_of_the_time_for_another_read_until_no_time_is_left() {
         let (budget, now) = lasting(Duration::from_secs(1));
         let end = |at| budget.read_timeout(0, at).map(|timeout| timeout.end);
         assert_eq!(end(now), Some(now + Duration::from_millis(450)));
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn no_write_is_sent_that_could_be_answered_too_late() {
+    fn no_write_is_sent_whose_response_could_come_too_late() {
         let (mut budget, _) = lasting(Duration::from_secs(29));
         let last = budget.stop_writing - Duration::from_millis(1);
         assert!(budget.may_write(last) && !budget.may_write(budget.stop_writing));
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_fails_is_replaced_at_once_but_only_the_first_time() {
+    fn a_request_without_a_response_is_sent_again_at_once_but_only_the_first_time() {
         let (budget, now) = lasting(Duration::from_secs(29));
         assert_eq!(budget.retry_at(Cause::NoResponse, 1, now, 1.0), now);
         assert_eq!(budget.retry_at(Cause::NoResponse, 2, now, 1.0), now + Duration::from_millis(100));
