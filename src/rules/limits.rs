@@ -1,15 +1,15 @@
 //! How much a call does at once, and how often it tries.
 
-/// The limits of one call. Tests can make these numbers small, so that few sessions reach all of them.
+/// The limits of one call. Tests make the limits small, so that few sessions reach all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Sessions of one batch of writes, and of one read of sessions.
+    /// The most sessions in one batch of writes, or in one read of sessions.
     pub batch: usize,
-    /// Writes and reads of sessions under way at once.
+    /// The most batches of writes and reads of sessions under way at once.
     pub in_flight: usize,
-    /// Index entries of one page.
+    /// The most index entries on one page, revoked ones included.
     pub page: i32,
-    /// Attempts at one thing in a row of which none gets further: a read, or the revocation of a session.
+    /// The most attempts at one read, or to revoke one session, of which none gets further.
     pub attempts: u32,
 }
 
@@ -18,13 +18,13 @@ impl Limits {
     pub const DEPLOYED: Self = Self {
         // The most statements that `BatchExecuteStatement` accepts.
         batch: 25,
-        // 500 sessions in one round trip. More would need more connections, and the index partition of a user accepts only
-        // 1,000 writes a second anyway.
+        // 500 sessions in one round trip. More batches at once would need more connections, and the index partition of a user
+        // accepts only 1,000 writes a second anyway.
         in_flight: 20,
         // 80 full batches, some 200 kB. The largest page that DynamoDB gives (1 MB) would cost several megabytes of memory and
-        // save little, since the next page is read while this one is worked on.
+        // save little, since the next page is read while the sessions of this page are written.
         page: 2_000,
-        // With the back-offs of `budget` they span 1.8 s on average. DynamoDB needs about that long to split a partition that
+        // The back-offs between eight attempts take 1.8 s on average: about as long as DynamoDB needs to split a partition that
         // is too busy.
         attempts: 8,
     };

@@ -1,8 +1,8 @@
-//! How fast to write: without a limit until DynamoDB throttles, and from then on at about the rate that it accepts.
+//! How fast to write: without a limit until DynamoDB throttles, and from then on at about the rate that the table accepts.
 //!
-//! Requests beyond that rate are throttled, and each throttled request costs a round trip. The first throttle sets a rate,
+//! Writes beyond that rate are throttled, and each throttled request costs a round trip. The first throttle sets a rate,
 //! each further one lowers it by a fifth, and each write that succeeds raises it a little. So the rate swings between 80
-//! and 100 % of what the table accepts, whatever that is. No clock: the time is a parameter.
+//! and 100 % of what the table accepts, which need not be known. No clock: the time is a parameter.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tokio::time::Instant;
 ///
 /// Source: "Best practices for designing and using partition keys" in the Amazon DynamoDB Developer Guide.
 const PARTITION_RATE: f64 = 1_000.0;
-/// A throttle lowers the rate to this part of itself.
+/// The factor by which a throttle lowers the rate.
 const DECREASE: f64 = 0.8;
-/// The rate is lowered at most once in this time: requests that were under way were sent at the old rate.
+/// The rate is lowered at most once in this time, since the responses that come within it are to writes at the old rate.
 const REACTION: Duration = Duration::from_millis(200);
-/// Each successful write raises the rate by this much: at 1,000 a second, by 10 % a second.
+/// Each successful write raises the rate by so many writes a second: at 1,000 writes a second, by 10 % in a second.
 const INCREASE: f64 = 0.1;
-/// The lowest rate: one batch a second.
+/// The lowest rate, in writes a second: one batch, so that the call goes on.
 const SLOWEST: f64 = 25.0;
 
 /// The rate of one call's writes.
@@ -28,23 +28,25 @@ pub struct Pace {
     rate: Option<f64>,
     /// When the next writes may be sent.
     free_at: Instant,
+    /// When a throttle last lowered the rate, for [`REACTION`].
     last_decrease: Instant,
 }
 
 impl Pace {
-    /// No limit until the first throttle.
+    /// A pace without a limit until the first throttle.
     #[must_use]
     pub fn unlimited(now: Instant) -> Self {
         Self { rate: None, free_at: now, last_decrease: now }
     }
 
-    /// When the next writes may be sent. The time may have passed.
+    /// When the next writes may be sent. This time may have passed.
     #[must_use]
     pub fn free_at(&self) -> Instant {
         self.free_at
     }
 
-    /// Learns that `writes` writes are sent now. Capacity for as many that was not used is kept, since timers end late.
+    /// Learns that `writes` writes are sent now. Time that passed unused counts for them, since timers end late; time beyond what
+    /// they need is lost.
     pub fn sent(&mut self, writes: usize, now: Instant) {
         if let Some(rate) = self.rate {
             let takes = Duration::from_secs_f64(count(writes) / rate);
