@@ -3,27 +3,28 @@
 //!
 //! The contract with the driver:
 //!
-//! 1. [`Schedule::next`] gives one step at a time, until it gives none. The driver begins each step at once.
-//! 2. [`Schedule::apply`] takes the result of a step that has ended, in any order. Then more steps may be due.
-//! 3. [`Schedule::next_at`] says when to ask again if no result comes before. Without a step under way and without such a time
-//!    the call is over.
-//! 4. [`Schedule::finish`] gives the result. It must not be called while a step is under way, since what a step has changed
-//!    counts.
+//! 1. The driver calls [`Schedule::next`] until it returns no step, and begins each step at once.
+//! 2. Then [`Schedule::next_at`] returns when to call `next` again. Without a step under way and without such a time the call is
+//!    over.
+//! 3. When a step ends, the driver passes its result to [`Schedule::apply`], and begins again at 1. Each step has one result, and
+//!    steps may end in any order.
+//! 4. When the call is over, [`Schedule::finish`] returns the result of the call. The driver must not call it while a step is
+//!    under way, since what a step changes must be counted.
 //!
-//! Time never goes back from one of these calls to the next. At most one page is under way, and at most
-//! [`Limits::in_flight`] other steps. No session is in two steps at the same time. No write is given out that the
-//! [`Budget`] does not allow. The caller's own session is in no step.
+//! The driver passes times that never go back. The schedule promises: at most one page and at most [`Limits::in_flight`] batches
+//! are under way; no session is in two steps at the same time; no write begins that the [`Budget`] does not allow; the caller's
+//! own session is in no step.
 //!
-//! | first in this order | is given out when |
+//! | the first of these steps that can begin | begins when |
 //! |---|---|
-//! | reads of sessions | sessions are due to be read |
-//! | writes | sessions are due to be written, and the [`Pace`] allows it |
-//! | the next page of a look | fewer sessions wait to be written than can be under way |
-//! | the first page of a look | no session waits to be written |
+//! | a read of sessions | sessions are due to be read, and fewer than `in_flight` batches are under way |
+//! | a batch of writes | sessions are due to be written, fewer than `in_flight` batches are under way, and the [`Pace`] allows it |
+//! | the next page of a look | fewer sessions wait to be written than `in_flight` batches can hold |
+//! | the first page of a look | no session waits to be written, and the pause before the look is over |
 //!
-//! A batch exists for one request only. What is known of its sessions is in the [`Ledger`], one by one, so the sessions that are
-//! due next share a batch whatever their history. An error of a statement concerns one session. Only when all attempts at a whole
-//! request of writes have failed, no other is begun.
+//! A batch exists for one request only. The [`Ledger`] knows each session by itself, so the sessions that are due next share a
+//! batch whatever their history. A write that fails concerns one session. When a whole request of writes fails and leaves one of
+//! its sessions no attempt, the sessions that wait to be written are given up: the next request would probably fail too.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ use super::looks::Looks;
 use super::pace::Pace;
 use crate::session::TokenHash;
 
-/// The state of one call. `C` is a place in the index, of which the rules know nothing more.
+/// The state of one call. `C` is where a page of the index begins; only `dynamodb` knows what is in it.
 #[derive(Debug)]
 pub struct Schedule<C> {
     caller: TokenHash,
@@ -46,21 +47,21 @@ pub struct Schedule<C> {
     pace: Pace,
     ledger: Ledger,
     looks: Looks<C>,
-    /// Writes and reads of sessions that are under way.
+    /// How many batches of writes and reads of sessions are under way.
     under_way: usize,
-    /// Why no further write is begun, and no further look; `None` while they are.
+    /// Why the sessions that waited to be written were given up, as later ones of the index are; `None` if they were not.
     stopped: Option<Cause>,
-    /// The latest failure of each cause. A session that is given up knows its cause only.
+    /// The latest failure of each cause, with its text for the log. The ledger and the looks keep causes only.
     failures: BTreeMap<Cause, Failure>,
     /// Whether a write has been sent.
     began: bool,
     statistics: Statistics,
 }
 
-/// What the driver has to do at once.
+/// A request that the driver has to begin at once.
 #[derive(Debug)]
 pub enum Step<C> {
-    /// Read a page of the index: from this place on, with at most so many entries.
+    /// Read a page of the index: where it begins, the most entries on it, and how long to wait.
     Page(Option<C>, i32, Timeout),
     /// Write these sessions as revoked.
     Write(Batch),
@@ -68,32 +69,33 @@ pub enum Step<C> {
     Read(Batch),
 }
 
-/// The sessions of one request.
+/// The sessions of one step.
 #[derive(Debug)]
 pub struct Batch {
     /// At least one.
     pub sessions: Vec<TokenHash>,
     /// How long to wait for the response.
     pub timeout: Timeout,
-    /// When the request began.
+    /// When the step began.
     since: Instant,
 }
 
-/// What became of a [`Step`].
+/// The result of a [`Step`].
 #[derive(Debug)]
 pub enum StepResult<C> {
     /// The page, or why there is none.
     Page(Result<Page<C>, Failure>),
-    /// A report for each of the sessions, in their order, or why there is none at all.
+    /// One report for each session of the batch, in the batch's order, or why the whole request failed.
     Written(Batch, Result<Vec<Result<Report, Failure>>, Failure>),
-    /// What was found of each of the sessions, in their order, `None` if one was not read, or why none was.
+    /// What was found of each session of the batch, in the batch's order, or why the whole request failed. `None` is a session
+    /// that DynamoDB did not read.
     Read(Batch, Result<Vec<Option<Found>>, Failure>),
 }
 
 /// The result of a call.
 #[derive(Debug)]
 pub struct CallResult {
-    /// Whether there is evidence for every session that the index has shown, and the index has been looked at often enough.
+    /// Success if there is evidence for every session that the index has shown and no further look is necessary; else why not.
     pub result: Result<(), Failure>,
     /// How many sessions this call has changed to revoked.
     pub count: u64,
@@ -112,14 +114,14 @@ pub struct Statistics {
     pub pages: u64,
     /// Index entries read, revoked and repeated ones included.
     pub entries: u64,
-    /// Batches written, those that repeat a write included.
+    /// Batches of writes sent, those that repeat a write included.
     pub writes: u64,
     /// Requests that repeated an earlier one, wholly or in part.
     pub retries: u64,
 }
 
 impl<C: Clone> Schedule<C> {
-    /// A call of this session that begins now.
+    /// The schedule of a call that begins now. `caller` is the session that stays signed in.
     #[must_use]
     pub fn new(caller: TokenHash, limits: Limits, budget: Budget, now: Instant) -> Self {
         Self {
@@ -137,9 +139,9 @@ impl<C: Clone> Schedule<C> {
         }
     }
 
-    /// The next step to begin now; `None` if nothing is due.
+    /// The next step to begin now; `None` if no step is due.
     ///
-    /// Batches come before pages, so that they are sent on the connection that has just answered.
+    /// Batches come before pages, so that a batch is sent on the connection that has just responded.
     pub fn next(&mut self, now: Instant) -> Option<Step<C>> {
         if self.under_way < self.limits.in_flight
             && let Some(step) = self.next_read(now).or_else(|| self.next_write(now))
@@ -150,7 +152,8 @@ impl<C: Clone> Schedule<C> {
         self.next_page(now)
     }
 
-    /// When to ask for the next step if no result comes before; `None` if only a result can bring one.
+    /// When to call [`Schedule::next`] again if no result comes before; `None` if only a result can make a step due. The driver
+    /// asks after `next` has returned `None`: otherwise the time may have passed.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
         let read = self.ledger.next_due(Work::Read);
@@ -160,7 +163,7 @@ impl<C: Clone> Schedule<C> {
         batch.into_iter().chain([page]).flatten().min()
     }
 
-    /// Learns what became of a step. `random` is from 0 to 1.
+    /// Applies the result of a step. `random` is from 0 to 1, for the back-offs and pauses.
     pub fn apply(&mut self, result: StepResult<C>, now: Instant, random: f64) {
         match result {
             StepResult::Page(page) => self.page_read(page, now, random),
@@ -169,12 +172,12 @@ impl<C: Clone> Schedule<C> {
         }
     }
 
-    /// The result, once nothing is under way. Success takes evidence: it does not follow from the absence of failures.
+    /// The result of the call, once no step is under way. Success needs evidence: that nothing failed does not suffice.
     #[must_use]
     pub fn finish(self) -> CallResult {
         debug_assert!(self.under_way == 0, "a step is under way");
         let causes = self.ledger.given_up().chain(self.stopped).chain(self.looks.failure());
-        // A permanent cause comes first: the client must not call again for nothing.
+        // A permanent cause takes precedence: the client must not call again for nothing.
         let cause = causes.max_by_key(|cause| !cause.rule().calling_again_helps);
         let is_proven = self.looks.are_enough() && self.ledger.is_closed();
         let result = if is_proven {
@@ -224,7 +227,7 @@ impl<C: Clone> Schedule<C> {
         Some(Step::Page(page.from, self.limits.page, page.timeout))
     }
 
-    /// Whether little enough waits to be written to read another page.
+    /// Whether few enough sessions wait to be written, so that a page may be read.
     fn may_look(&self, is_first: bool) -> bool {
         let waiting = self.ledger.waiting_to_be_written();
         if is_first { waiting == 0 } else { waiting < self.limits.in_flight * self.limits.batch }
@@ -241,7 +244,7 @@ impl<C: Clone> Schedule<C> {
         };
         let mut shows_new = false;
         for session in page.sessions {
-            // The caller's own session is never written: it enters no ledger.
+            // The caller's own session gets no row in the ledger, so no step can hold it.
             shows_new |= session != self.caller && self.ledger.enter(session, now);
         }
         self.statistics.pages += 1;
@@ -261,15 +264,15 @@ impl<C: Clone> Schedule<C> {
         random: f64,
     ) {
         self.under_way -= 1;
-        let is_answered = reports.is_ok();
+        let has_response = reports.is_ok();
         let reports = reports.unwrap_or_else(|failure| vec![Err(failure); batch.sessions.len()]);
         debug_assert_eq!(reports.len(), batch.sessions.len(), "not one report for each session");
-        if is_answered {
+        if has_response {
             self.budget.answered_after(now - batch.since);
         }
-        let slowed_down =
+        let slows_down =
             |report: &&Result<Report, Failure>| report.as_ref().is_err_and(|failure| failure.cause.rule().slows_down);
-        let throttled = reports.iter().filter(slowed_down).count();
+        let throttled = reports.iter().filter(slows_down).count();
         let changed = reports.iter().filter(|report| matches!(report, Ok(Report::Changed))).count();
         self.pace.learn(changed, throttled, now);
         let ending = Ending { now, random, budget: &self.budget, attempts: self.limits.attempts };
@@ -280,13 +283,13 @@ impl<C: Clone> Schedule<C> {
                 self.failures.insert(cause, failure);
                 cause
             });
-            // A table that accepts a part of the writes is only busy.
+            // A table that accepts some writes of a request is only busy: the throttled ones get all their attempts anew.
             let gets_further = changed > 0 && report == Err(Cause::Throttled);
             if self.ledger.written(session, report, gets_further, &ending) {
                 used_up = report.err();
             }
         }
-        if let Some(cause) = used_up.filter(|_| !is_answered) {
+        if let Some(cause) = used_up.filter(|_| !has_response) {
             self.stop(cause, now);
         }
     }
@@ -296,7 +299,7 @@ impl<C: Clone> Schedule<C> {
         let found: Vec<_> = match found {
             Ok(found) => {
                 self.budget.answered_after(now - batch.since);
-                // DynamoDB leaves keys out when it has too much to do.
+                // DynamoDB does not read all sessions of a request when it has too much to do.
                 found.into_iter().map(|found| found.ok_or(Cause::Throttled)).collect()
             }
             Err(failure) => {
@@ -315,7 +318,7 @@ impl<C: Clone> Schedule<C> {
         }
     }
 
-    /// Begins no further write and no further look. Sessions in doubt are still read.
+    /// Gives up the sessions that wait to be written, and the looks if they are not enough. Sessions in doubt are still read.
     fn stop(&mut self, cause: Cause, now: Instant) {
         let ending = Ending { now, random: 0.0, budget: &self.budget, attempts: self.limits.attempts };
         self.ledger.stop_writing(cause, &ending);
@@ -340,7 +343,7 @@ mod tests {
     /// What happens to a write of one session.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Fate {
-        /// It is answered truthfully, if nothing else happens.
+        /// The write is carried out, and the response reports the truth.
         Answered,
         /// Somebody else revokes the session just before, so its condition fails.
         OvertakenByOthers,
@@ -366,7 +369,7 @@ mod tests {
         Later,
     }
 
-    /// Those of the first and the second session of a batch.
+    /// The fates of the first and the second session of a batch.
     type Fates = [Fate; 2];
 
     const STATEMENT: [Fate; 9] = [
@@ -380,7 +383,7 @@ mod tests {
         Fate::ErrorAfter,
         Fate::ErrorBefore,
     ];
-    /// These happen to all sessions of a request.
+    /// The fates that all sessions of a request share.
     const SILENT: [Fate; 4] = [Fate::SilentAfter, Fate::SilentBefore, Fate::Late, Fate::Later];
 
     /// What the table holds.
@@ -396,9 +399,9 @@ mod tests {
         script: &'a [Fates],
         /// Writes so far.
         writes: usize,
-        /// When the last one was sent.
+        /// When the last write was sent.
         last_write: Option<Instant>,
-        /// By session; its number is its hash.
+        /// What the table holds of each session, whose hash is its index here.
         truth: Vec<Truth>,
         /// Writes that will be applied after so many further requests.
         late: Vec<(usize, usize)>,
@@ -510,8 +513,8 @@ mod tests {
         Schedule::new(TokenHash::from_table("caller"), Limits::DEPLOYED, budget(now), now)
     }
 
-    /// Runs a call to its end, one step after another; `perform` says what became of a step, and how long that took. Returns the
-    /// end, too.
+    /// Runs a call to its end, one step after another; `perform` returns the result of a step, and how long the step took.
+    /// Returns the result of the call, and when the call ended.
     fn run(
         mut schedule: Schedule<u32>,
         begin: Instant,
@@ -591,7 +594,7 @@ mod tests {
             fates.iter().flat_map(|first| fates.iter().map(|second| [*first, *second])).collect()
         };
         let fates = [pairs(statement), pairs(&SILENT)].concat();
-        // The two sessions are alike, so half of the first pairs will do.
+        // The two sessions are alike, so of each two first pairs that mirror each other one suffices.
         let first: Vec<_> = fates.iter().copied().filter(|[first, second]| first <= second).collect();
         let runs = check_all(2, &first, &fates, length);
         println!("{} sequences in {runs} runs", first.len() * fates.len().pow(length as u32 - 1));
@@ -616,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_write_is_sent_in_time_and_its_result_is_read_until_it_is_time_to_answer() {
+    fn a_session_whose_writes_got_no_response_is_read_until_it_is_time_to_answer() {
         let begin = Instant::now();
         let (last_write, end, cause) = no_attempt_succeeds(Fate::SilentBefore, begin);
         assert_eq!(cause, Cause::NoResponse);
@@ -626,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_writes_that_ended_in_errors_is_read_for_a_while_after_the_last() {
+    fn sessions_whose_writes_ended_in_errors_are_read_for_a_while_after_the_last_write() {
         let (last_write, end, cause) = no_attempt_succeeds(Fate::ErrorBefore, Instant::now());
         assert_eq!(cause, Cause::ServerError);
         let reading = end - (last_write + ROUND_TRIP);
@@ -639,7 +642,7 @@ mod tests {
         assert_eq!(cause, Cause::Overtaken);
     }
 
-    /// A call that reads its first page.
+    /// A call whose first page is under way.
     fn begun(now: Instant) -> Schedule<u32> {
         let mut schedule = schedule(now);
         let steps = steps(&mut schedule, now);
@@ -647,7 +650,7 @@ mod tests {
         schedule
     }
 
-    /// A call that has been shown these sessions, and its steps after that.
+    /// A call after the index has shown these sessions, and its next steps.
     fn shown(sessions: Vec<TokenHash>, now: Instant) -> (Schedule<u32>, Vec<Step<u32>>) {
         let mut schedule = begun(now);
         schedule.apply(page(sessions), now, 0.5);
@@ -696,7 +699,7 @@ mod tests {
         let (mut schedule, mut first) = shown(sessions(0..500), now);
         assert!(matches!(first.pop(), Some(Step::Page(None, ..))));
         assert_eq!(first.len(), IN_FLIGHT);
-        // What it repeats is not written again.
+        // The second look repeats all sessions, and none is written again.
         schedule.apply(page(sessions(0..500)), now, 0.5);
         assert!(steps(&mut schedule, now).is_empty());
         for step in first {
