@@ -1,20 +1,25 @@
 //! `DELETE /auth/sessions` as an AWS Lambda function: signs a user out of all their other devices.
 //!
-//! The modules, from the top down. Each may use those below it, never one above it:
+//! The modules, from the top down. Each may use the modules below it, and none above it:
 //!
-//! | module | |
+//! | module | what it is |
 //! |---|---|
-//! | [`handler`] | the use case of one request: route, authenticate, revoke the other sessions, answer |
-//! | [`revocation`] | the driver: does what the schedule says, with the database |
-//! | [`dynamodb`], [`log`] | the table, and all that names the SDK; what a request leaves in the log |
+//! | [`handler`] | the use case of one HTTP request: route, authenticate, revoke the other sessions, answer |
+//! | [`revocation`] | the driver: carries out the steps of the schedule with the database |
+//! | [`dynamodb`] | the sessions table, and all that names the SDK |
+//! | [`log`] | the log line of an HTTP request; beside `dynamodb`, and neither uses the other |
 //! | [`config`] | the environment, read once |
 //! | [`http`] | what gateways and browsers send and get |
 //! | [`rules`] | what a call does next and what it knows: no SDK, no I/O, no clock |
 //! | [`session`] | tokens, sessions, ids |
 //!
+//! To read the code, begin with `main`, `handler` and `revocation`. Read [`rules`] before [`dynamodb`], which translates into the
+//! types of [`rules::evidence`]. `.github/CONTRIBUTING.md` has the glossary.
+//!
 //! Invariants:
 //!
-//! - Only `dynamodb` names the SDK, only `config` reads the environment, only `http::response` knows status codes.
+//! - Only `dynamodb` names the SDK. Only `config` reads the environment, besides the SDK and the Lambda runtime. Only
+//!   `http::response` chooses the status code of an answer.
 //! - No credential, token hash or item data reaches a log, an error, a `Debug` or a panic.
 //! - The caller's own session is in no write.
 //! - The operation is safe to repeat. A session counts as revoked only on evidence: see [`rules::ledger`].

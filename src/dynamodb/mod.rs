@@ -1,4 +1,5 @@
-//! The sessions table in DynamoDB. The only modules, with `main`, that name the SDK.
+//! The sessions table in DynamoDB. No other module names the SDK. `store` says what is requested, `client` how it is sent, and
+//! `failure` what an error means.
 
 pub mod client;
 pub mod failure;

@@ -1,4 +1,5 @@
-//! What gateways and browsers send and get. Knows headers and status codes, and nothing of DynamoDB.
+//! What gateways and browsers send and get: headers and status codes, and nothing of DynamoDB. Read `event`, `credentials`,
+//! `origin` and `response`.
 
 pub mod credentials;
 pub mod event;

@@ -1,4 +1,4 @@
-//! What the log says. Only reports: what is counted here decides nothing.
+//! What the log says. The log only reports: what it counts decides nothing.
 
 pub mod logging;
 pub mod record;
