@@ -1,5 +1,5 @@
-//! The connections to DynamoDB: one HTTP client with one TLS stack, without the SDK's own retries and time-outs. How a request is
-//! sent, and how long its response is waited for, is here; what is requested is in `store`.
+//! The connections to DynamoDB: one HTTP client with one TLS stack, without the SDK's own retries and time-outs. This module
+//! sends a request and waits for the response; `store` says what is requested, and `budget` how long to wait.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,7 @@ use crate::config::Table;
 use crate::rules::budget::{HEDGE_AFTER, PROVEN_FOR, Timeout};
 use crate::rules::evidence::{Cause, Failure};
 
-/// Sleeps that make up the patience for a response.
+/// How many short sleeps make up the patience for a response: see [`Connections::silence`].
 const SLEEPS: u32 = 10;
 
 /// Region, credentials and endpoint as every SDK finds them. Retries are off: a retry by the SDK would hide that a response was
@@ -45,14 +45,14 @@ pub fn config() -> ConfigLoader {
 #[must_use]
 pub fn http_client() -> SharedHttpClient {
     Builder::new()
-        // A connection survives a frozen sandbox, and to open another costs two round trips and CPU.
+        // Idle connections are kept: they survive a frozen sandbox, and to open another costs two round trips and CPU.
         .pool_idle_timeout(None)
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https()
 }
 
-/// Leaves out the headers that describe the client and number its retries. DynamoDB ignores them, and to make, sign and send
-/// them is a tenth of the CPU of a request.
+/// Leaves out the headers that describe the client and number its retries. DynamoDB ignores these headers, and they cost a tenth
+/// of the CPU of a request.
 #[derive(Debug)]
 struct WithoutDescriptions;
 
@@ -74,15 +74,15 @@ impl Intercept for WithoutDescriptions {
     }
 }
 
-/// A client whose open connections, and credentials, can be given up. If one connection does not answer, it may be dead without a
-/// sign, and then the others probably are too: to try them one after the other would cost a time-out each.
+/// A client whose open connections, and credentials, can be replaced. A connection without a response may be dead without a sign,
+/// and then the others probably are dead too. So all are replaced at once: each dead connection would cost a time-out.
 #[derive(Debug)]
 pub struct Connections {
     config: SdkConfig,
     http_client: fn() -> SharedHttpClient,
-    /// Never locked over an await.
+    /// What the next request uses. The lock is never held over an await, so it needs no asynchronous mutex.
     pool: Mutex<Pool>,
-    /// How many responses have arrived.
+    /// How many responses have arrived on any connection: a request that waits its turn is not dead while others get responses.
     responses: AtomicU64,
 }
 
@@ -92,14 +92,15 @@ struct Pool {
     client: Client,
     http_client: SharedHttpClient,
     credentials: Option<SharedIdentityCache>,
-    /// Counts the HTTP clients.
+    /// The number of the HTTP client, so that each is replaced only once.
     generation: u64,
-    /// Counts how often credentials have been asked for anew.
+    /// How often the credentials have been renewed, so that all requests with the same credentials renew them only once.
     renewals: u64,
-    answered_at: Option<Instant>,
+    /// When a response last arrived on these connections; `None` before the first.
+    responded_at: Option<Instant>,
 }
 
-/// What is sent, where to, and how long to wait for the response.
+/// How to send a request: its names in the texts of errors, and how long to wait for the response.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// The DynamoDB operation.
@@ -111,8 +112,8 @@ pub struct Terms<'a> {
 }
 
 impl Connections {
-    /// Connections by this configuration, none of them open yet. When they are given up, `http_client` makes the client for
-    /// new ones: [`http_client()`], or that of a simulation.
+    /// Connections by this configuration, none of them open yet. `http_client` makes the HTTP client that replaces a dead one:
+    /// [`http_client()`], or the client of a simulation.
     #[must_use]
     pub fn new(config: SdkConfig, http_client: fn() -> SharedHttpClient) -> Self {
         let pool = Pool::new(&config, config.http_client().unwrap_or_else(http_client), config.identity_cache());
@@ -120,7 +121,7 @@ impl Connections {
     }
 
     /// Sends a read. If the connections may have died in a pause, and there is no response soon, the same read is sent on a
-    /// new connection beside it: the first response counts.
+    /// new connection too. The first success counts, or the last failure.
     ///
     /// # Errors
     /// [`Failure`] if there is no response, or an error in it.
@@ -138,7 +139,7 @@ impl Connections {
         select! {
             biased;
             result = &mut first => return result,
-            _ = self.silence(soon) => self.give_up(&pool),
+            _ = self.silence(soon) => self.replace(&pool),
         }
         select_ok([first, Box::pin(self.request(terms, &send))]).await.map(|(response, _)| response)
     }
@@ -158,12 +159,12 @@ impl Connections {
             biased;
             result = send(pool.client.clone()) => {
                 if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
-                    self.answered(&pool);
+                    self.responded(&pool);
                 }
                 let result = result.map_err(|error| of_request(terms.operation, terms.table, &error));
                 match result.as_ref().err().map(|failure| failure.cause) {
                     // A connection that died in a pause is probably not the only one.
-                    Some(Cause::Disconnected | Cause::NoResponse) if may_be_dead => self.give_up(&pool),
+                    Some(Cause::Disconnected | Cause::NoResponse) if may_be_dead => self.replace(&pool),
                     Some(Cause::BadSignature) => self.renew_credentials(&pool),
                     _ => {}
                 }
@@ -171,17 +172,18 @@ impl Connections {
             }
             is_silent = self.silence(terms.timeout) => {
                 if is_silent {
-                    self.give_up(&pool);
+                    self.replace(&pool);
                 }
                 Err(no_response(terms.operation, terms.timeout.patience))
             }
         }
     }
 
-    /// Waits until the time has run out; false if it ended while there were responses to other requests.
+    /// Waits for a time-out. Returns true if the patience has run out, so the connection counts as dead; false if the end of the
+    /// time-out came first.
     ///
-    /// The patience begins anew with each response, since a request that waits its turn is not dead. It is made of short sleeps,
-    /// one after the other, so a process that gets little CPU does not use it up.
+    /// The patience begins anew with each response to another request, since a request that waits its turn is not dead. Short
+    /// sleeps, one after the other, make up the patience, so that a process that gets little CPU does not use it up at once.
     async fn silence(&self, timeout: Timeout) -> bool {
         let responses = || self.responses.load(Ordering::Relaxed);
         let patience = async {
@@ -195,17 +197,18 @@ impl Connections {
         timeout_at(timeout.end, patience).await.is_ok()
     }
 
-    /// One of these connections has answered.
-    fn answered(&self, pool: &Pool) {
+    /// Learns that a response has arrived on one of these connections.
+    fn responded(&self, pool: &Pool) {
         self.responses.fetch_add(1, Ordering::Relaxed);
         let mut current = self.current();
         if current.generation == pool.generation {
-            current.answered_at = Some(Instant::now());
+            current.responded_at = Some(Instant::now());
         }
     }
 
-    /// Gives these connections up, because one of them does not answer. Requests that are under way on them continue.
-    fn give_up(&self, pool: &Pool) {
+    /// Replaces these connections for all further requests, because one of them does not respond. Requests that are under way on
+    /// the old connections continue.
+    fn replace(&self, pool: &Pool) {
         let mut current = self.current();
         if current.generation == pool.generation {
             let fresh = Pool::new(&self.config, (self.http_client)(), current.credentials.clone());
@@ -213,18 +216,18 @@ impl Connections {
         }
     }
 
-    /// Lets the next request ask for credentials anew, because those of a request were not accepted.
+    /// Lets the next request ask for new credentials, because DynamoDB did not accept the credentials of this pool.
     fn renew_credentials(&self, pool: &Pool) {
         let mut current = self.current();
         if current.renewals == pool.renewals {
             let cache = IdentityCache::lazy().build();
             let fresh = Pool::new(&self.config, current.http_client.clone(), Some(cache));
-            let (generation, answered_at) = (current.generation, current.answered_at);
-            *current = Pool { generation, answered_at, renewals: current.renewals + 1, ..fresh };
+            let (generation, responded_at) = (current.generation, current.responded_at);
+            *current = Pool { generation, responded_at, renewals: current.renewals + 1, ..fresh };
         }
     }
 
-    /// The connections for the next request.
+    /// The pool for the next request, as it is now.
     fn pool(&self) -> Pool {
         self.current().clone()
     }
@@ -242,12 +245,12 @@ impl Pool {
             builder.set_identity_cache(credentials);
         }
         let client = Client::from_conf(builder.build());
-        Self { client, http_client, credentials, generation: 0, renewals: 0, answered_at: None }
+        Self { client, http_client, credentials, generation: 0, renewals: 0, responded_at: None }
     }
 
-    /// Whether its connections have answered before, but not recently.
+    /// Whether these connections have responded before, but not recently: they may have died in a pause.
     fn may_be_dead(&self) -> bool {
-        self.answered_at.is_some_and(|answered_at| answered_at.elapsed() > PROVEN_FOR)
+        self.responded_at.is_some_and(|responded_at| responded_at.elapsed() > PROVEN_FOR)
     }
 }
 
@@ -264,29 +267,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connections_may_be_dead_if_they_have_answered_but_not_in_the_last_second() {
+    async fn connections_may_be_dead_if_they_have_responded_but_not_in_the_last_second() {
         let connections = connections();
         advance(Duration::from_secs(9)).await;
         assert!(!connections.pool().may_be_dead(), "there are none");
-        connections.answered(&connections.pool());
+        connections.responded(&connections.pool());
         advance(PROVEN_FOR).await;
         assert!(!connections.pool().may_be_dead());
         advance(Duration::from_millis(1)).await;
         assert!(connections.pool().may_be_dead());
-        connections.answered(&connections.pool());
+        connections.responded(&connections.pool());
         assert!(!connections.pool().may_be_dead());
         assert_eq!(connections.responses.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_becomes_of_connections_that_were_given_up_says_nothing_about_the_new_ones() {
+    async fn what_becomes_of_replaced_connections_says_nothing_about_the_new_ones() {
         let connections = connections();
         for generation in 1..3 {
             let old = connections.pool();
-            connections.give_up(&old);
-            // Another request on the same connections fails, and a third is answered.
-            connections.give_up(&old);
-            connections.answered(&old);
+            connections.replace(&old);
+            // Another request on the old connections fails, and a third gets a response.
+            connections.replace(&old);
+            connections.responded(&old);
             advance(2 * PROVEN_FOR).await;
             assert!(!connections.pool().may_be_dead());
             assert_eq!(connections.pool().generation, generation);
@@ -297,13 +300,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn credentials_are_renewed_once_for_all_requests_that_were_signed_with_them_and_connections_are_kept() {
         let connections = connections();
-        connections.answered(&connections.pool());
+        connections.responded(&connections.pool());
         let old = connections.pool();
         connections.renew_credentials(&old);
         connections.renew_credentials(&old);
         let renewed = connections.pool();
-        assert_eq!((renewed.renewals, renewed.generation, renewed.answered_at), (1, old.generation, old.answered_at));
-        connections.give_up(&renewed);
+        assert_eq!((renewed.renewals, renewed.generation, renewed.responded_at), (1, old.generation, old.responded_at));
+        connections.replace(&renewed);
         assert_eq!(connections.current().renewals, 1);
     }
 
@@ -315,7 +318,7 @@ mod tests {
         let answer_until = async |end: u128| {
             while begin.elapsed().as_millis() < end {
                 sleep(Duration::from_millis(1)).await;
-                connections.answered(&connections.pool());
+                connections.responded(&connections.pool());
             }
             sleep(Duration::from_hours(1)).await;
         };

@@ -1,6 +1,6 @@
 //! Why a request to DynamoDB, or one statement of a batch, failed: the SDK's errors translated into a [`Cause`], and a text for
-//! the log that says what to check. Codes are matched, never messages: these are not stable, and may quote data. For the same
-//! reason no text of the SDK's or of a connection's is kept or printed.
+//! the log that says what to check. Codes are matched, never messages: messages are not stable, and may quote data. Texts of the
+//! SDK and of connections may quote data too, so none is kept or printed.
 //!
 //! | function | translates |
 //! |---|---|
@@ -21,25 +21,25 @@ use aws_sdk_dynamodb::types::BatchStatementError;
 use crate::config::Table;
 use crate::rules::evidence::{Cause, Failure};
 
-/// No response came within this time.
+/// The failure of a request without a response within this time.
 #[must_use]
 pub fn no_response(operation: &'static str, within: Duration) -> Failure {
     failure(Cause::NoResponse, operation, &format!("no response within {} ms", within.as_millis()))
 }
 
-/// A response without what every response of this operation has.
+/// The failure of a response that lacks what every response of this operation has.
 #[must_use]
 pub fn unreadable(operation: &'static str) -> Failure {
     failure(Cause::Unreadable, operation, "the response cannot be read")
 }
 
-/// An item, or an entry of the index, without this attribute.
+/// The failure of an item, or of an index entry, without this attribute.
 #[must_use]
 pub fn bad_item(attribute: &'static str) -> Failure {
     Failure::new(Cause::BadItem, format!("an item has no usable {attribute}"))
 }
 
-/// What an error of a request to a table means.
+/// Translates the error of a whole request.
 pub fn of_request<E: ProvideErrorMetadata + Error + 'static>(
     operation: &'static str,
     table: &Table,
@@ -52,11 +52,11 @@ pub fn of_request<E: ProvideErrorMetadata + Error + 'static>(
             let request = printable(context.err().meta().request_id().unwrap_or_default());
             of_response(operation, table, status, context.err().code(), &request)
         }
-        // An error of the kind "other" quotes the whole request, so only what is found among its sources is used.
+        // The text of an error of the kind "other" quotes the whole request, so only the types of its sources are used.
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)
             if let Some(credentials) = find::<CredentialsError>(error) =>
         {
-            // Only where there are none at all is it certain that there will be none.
+            // Only missing or invalid configuration is permanent for certain. A provider of credentials may recover.
             let cause = match credentials {
                 CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => Cause::Refused,
                 _ => Cause::BadSignature,
@@ -68,7 +68,7 @@ pub fn of_request<E: ProvideErrorMetadata + Error + 'static>(
             refused("the request is not valid HTTP", "Check AWS_ENDPOINT_URL_DYNAMODB.")
         }
         SdkError::DispatchFailure(dispatch) => {
-            // The SDK gives a kind of its own to responses that end too early.
+            // A response that ends too early has the kind "other" in the SDK.
             let disconnected = dispatch.is_io() || dispatch.as_other().is_some();
             let cause = if disconnected { Cause::Disconnected } else { Cause::Unreadable };
             failure(cause, operation, &connection_failure(error))
@@ -79,7 +79,7 @@ pub fn of_request<E: ProvideErrorMetadata + Error + 'static>(
     }
 }
 
-/// What the error of one statement of a batch means; `None` if its condition failed, which is no error.
+/// Translates the error in the response to one statement; `None` if the statement's condition failed, which is no failure.
 #[must_use]
 pub fn of_statement(table: &Table, error: &BatchStatementError) -> Option<Failure> {
     match error.code().map_or("", |code| code.as_str()) {
@@ -91,7 +91,7 @@ pub fn of_statement(table: &Table, error: &BatchStatementError) -> Option<Failur
     }
 }
 
-/// What an error in a response of DynamoDB's means.
+/// Translates the error in the response to a whole request.
 fn of_response(operation: &'static str, table: &Table, status: u16, code: Option<&str>, request: &str) -> Failure {
     let Some(code) = code else {
         // A success that the SDK could not read.
@@ -108,7 +108,7 @@ fn of_response(operation: &'static str, table: &Table, status: u16, code: Option
     }
 }
 
-/// The cause that a code stands for, of a request or of a statement.
+/// The cause of a known error code, of a request or of a statement; `None` for a code that this function does not know.
 fn known(code: &str) -> Option<Cause> {
     match code.strip_suffix("Exception").unwrap_or(code) {
         "Throttling" | "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded" => {
@@ -116,7 +116,7 @@ fn known(code: &str) -> Option<Cause> {
         }
         "TransactionConflict" | "ReplicatedWriteConflict" => Some(Cause::Conflict),
         "InternalServerError" => Some(Cause::ServerError),
-        // The clock of a thawed sandbox may lag, and new credentials are not known everywhere at once.
+        // A retry may succeed: the clock of a thawed sandbox may lag, and new credentials are not known everywhere at once.
         "InvalidSignature" | "UnrecognizedClient" | "ExpiredToken" | "RequestExpired" | "InvalidClientTokenId" => {
             Some(Cause::BadSignature)
         }
@@ -132,6 +132,7 @@ fn known(code: &str) -> Option<Cause> {
     }
 }
 
+/// A failure with a hint if something must be changed. A failure that may pass needs none.
 fn with_hint(cause: Cause, operation: &'static str, table: &Table, code: &str, text: &str) -> Failure {
     if cause.rule().calling_again_helps {
         failure(cause, operation, text)
@@ -140,7 +141,7 @@ fn with_hint(cause: Cause, operation: &'static str, table: &Table, code: &str, t
     }
 }
 
-/// What to check when DynamoDB refuses a request or a statement with this code.
+/// What an operator should check when DynamoDB refuses a request or a statement with this code.
 fn hint(code: &str) -> &'static str {
     match code {
         "ValidationException" => {
@@ -162,13 +163,14 @@ fn failure(cause: Cause, operation: &'static str, text: &str) -> Failure {
     Failure::new(cause, format!("{operation} failed: {text}"))
 }
 
-/// A failure that a retry is not expected to fix. The configured names are no secret, and often the reason.
+/// A failure that a retry is not expected to fix. The text names the table and the index: a wrong name is often the reason, and
+/// neither name is secret.
 fn needs_change(cause: Cause, operation: &'static str, text: &str, table: &Table, hint: &str) -> Failure {
     let (name, index) = (&table.name, &table.index);
     Failure::new(cause, format!("{operation} was refused: {text}, table {name}, index {index}. {hint}"))
 }
 
-/// A connection failed: the kind of the operating system's error, where there is one.
+/// The text for a failed connection: the kind of the operating system's error, where there is one.
 fn connection_failure(error: &(dyn Error + 'static)) -> String {
     let Some(error) = find::<io::Error>(error) else { return "the connection failed".to_owned() };
     let number = error.raw_os_error().map(|number| format!(" (os error {number})")).unwrap_or_default();
@@ -187,7 +189,7 @@ fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     None
 }
 
-/// A code or an id of AWS's. Whatever does not have the form of one may be data.
+/// A code or an id of AWS, if it has the form of one. Any other text may be data, so it is replaced.
 fn printable(name: &str) -> String {
     let is_name = name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if is_name && !name.is_empty() { name.to_owned() } else { "unknown".to_owned() }
@@ -214,7 +216,7 @@ mod tests {
         HttpResponse::new(status.try_into().expect("a status"), CANARY.into())
     }
 
-    /// DynamoDB's answer with a code.
+    /// DynamoDB's response with an error code.
     fn answer(status: u16, code: Option<&str>) -> SdkError<GetItemError> {
         let mut error = ErrorMetadata::builder().message(CANARY);
         error = error.custom("aws_request_id", "4KBNVRGD25RG1KEO9UT4V3FQDJVV4KQNSO5AEMVJF66Q9ASUAAJG");

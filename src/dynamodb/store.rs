@@ -1,15 +1,15 @@
-//! The sessions table: every attribute name, expression and statement. Each operation is one request; whoever sends it again
-//! must know what became of the first.
+//! The sessions table: every attribute name, expression and statement. Each operation is one request and never retries: only the
+//! rules know what a lost response may hide.
 //!
-//! A response counts only if it is complete. Whatever is not is a failure ([`Cause::Unreadable`](crate::rules::evidence::Cause)),
-//! since a missing part could be a session that stays signed in:
+//! A response counts only if it is complete. An incomplete response is a failure
+//! ([`Cause::Unreadable`](crate::rules::evidence::Cause)), since a missing part could be a session that stays signed in:
 //!
 //! | operation | a complete response has |
 //! |---|---|
-//! | `GetItem` | no item (there is no such session), or one with the key that was asked for |
-//! | `Query` | `Items`, as many as `Count` says, each with its key, and another `LastEvaluatedKey` than the page before |
+//! | `GetItem` | no item (there is no such session), or an item with the requested key |
+//! | `Query` | `Items`, as many as `Count` says; no `LastEvaluatedKey`, or another than the page before |
 //! | `BatchExecuteStatement` | one response for each statement, with an `Error` or the name of the table |
-//! | `BatchGetItem` | the table; each item and each unprocessed key was asked for, and is there once |
+//! | `BatchGetItem` | the table; only requested items and unprocessed keys, and none of them twice |
 
 use std::collections::HashMap;
 use std::fmt;
@@ -42,17 +42,17 @@ pub struct Store {
     revoke_statement: String,
 }
 
-/// A place between two pages.
+/// Where a page of the index begins: the `LastEvaluatedKey` of the page before.
 #[derive(Clone, PartialEq)]
 pub struct Cursor(Item);
 
 impl Store {
-    /// A store in this table.
+    /// The store of this table.
     #[must_use]
     pub fn new(connections: Connections, table: Table) -> Self {
-        // The condition on the owner protects a session that has been moved to another user meanwhile. The condition on the
-        // status makes the response say who changed the session. By PartiQL's standard a comparison with a missing status is not
-        // true, so that case is named. Unlike UpdateItem, the statement does not create an item that TTL has just deleted.
+        // The condition on the owner protects a session that was moved to another user meanwhile. The condition on the status
+        // lets only one call change a session, so only one counts it. In PartiQL a comparison with a missing status is not true,
+        // so `IS MISSING` is needed. Unlike UpdateItem, the statement does not create an item that TTL has just deleted.
         let revoke_statement = format!(
             r#"UPDATE "{}" SET "status"='revoked' SET "revoked_at"=? SET "revoked_by"=? SET "revocation_id"=? WHERE "token_hash"=? AND "user_id"=? AND ("status" IS MISSING OR "status"<>'revoked')"#,
             table.name
@@ -60,8 +60,8 @@ impl Store {
         Self { connections, table, revoke_statement }
     }
 
-    /// Opens two connections to DynamoDB, so that the first call finds them open: it writes, and reads the index again, at the
-    /// same time. A failure is logged, and not returned: the first call reports it to its client.
+    /// Opens two connections to DynamoDB, since a call writes and reads the index at the same time. A failure is only logged: the
+    /// first call meets the same failure, and reports it to its client.
     pub async fn connect(&self) {
         let (first, second) = tokio::join!(self.open_connection(), self.open_connection());
         if let Err(error) = first.and(second) {
@@ -75,8 +75,8 @@ impl Store {
         self.authenticate(&TokenHash::from_table("none"), SystemTime::now, timeout).await.map(drop)
     }
 
-    /// The session of a token, if it is active at the time of `clock` after the read. Strongly consistent, so that a session
-    /// that was revoked a moment ago cannot revoke others.
+    /// The session of a token, if the session is active at the time of `clock` after the read. The read is strongly consistent,
+    /// so that a session that was revoked a moment ago cannot revoke others.
     ///
     /// # Errors
     /// [`Failure`], also for an active session without `user_id` or `session_id`.
@@ -114,8 +114,8 @@ impl Store {
         }))
     }
 
-    /// A page of the user's sessions that the index does not show as revoked: up to `size` entries from a place on. What it shows
-    /// may be out of date.
+    /// A page of the index: the user's sessions that it does not show as revoked, among up to `size` entries. `None` is the first
+    /// page. The index may lag behind the table.
     ///
     /// # Errors
     /// [`Failure`], also for an entry without a key.
@@ -145,18 +145,18 @@ impl Store {
         };
         let output = self.connections.read(self.terms(OPERATION, timeout), send).await?;
         let page = complete_page(OPERATION, output)?;
-        // A page that ends where it began would be read for ever.
+        // A page that ends where it begins would be requested for ever.
         if page.next.is_some() && page.next == from { Err(unreadable(OPERATION)) } else { Ok(page) }
     }
 
-    /// Updates sessions of the user to revoked, each on condition that it is not revoked yet: one report for each, in their
-    /// order. `BatchExecuteStatement` takes up to 25.
+    /// Writes sessions of the user as revoked, each on condition that it is not revoked yet. Returns one report for each session,
+    /// in the order of `token_hashes`. `BatchExecuteStatement` takes up to 25.
     ///
-    /// The items that fail the condition are not asked for (`ALL_OLD`): the service does not always send them, and a batch of
-    /// them can be 10 MB. [`Store::find`] reads what matters.
+    /// The request does not ask for the items whose condition fails (`ALL_OLD`): DynamoDB does not always send them, and a batch
+    /// of items can be 10 MB. [`Store::find`] reads the few attributes that matter.
     ///
     /// # Errors
-    /// [`Failure`] if there is no report of any of them.
+    /// [`Failure`] if the whole request failed: there is no report of any session.
     pub async fn revoke(
         &self,
         user: &UserId,
@@ -180,14 +180,14 @@ impl Store {
         let send = |client: Client| async move { request.send_with(&client).await };
         let output = self.connections.request(self.terms(OPERATION, timeout), send).await?;
         let responses = output.responses.unwrap_or_default();
-        // Reports are matched to statements by their position alone.
+        // Only its position says to which statement a response belongs.
         if responses.len() != token_hashes.len() {
             return Err(unreadable(OPERATION));
         }
         Ok(responses.iter().map(|response| self.report(response).ok_or_else(|| unreadable(OPERATION))?).collect())
     }
 
-    /// What the response to a statement reports; `None` if it is not complete.
+    /// The report in the response to one statement; `None` if the response is not complete.
     fn report(&self, response: &BatchStatementResponse) -> Option<Result<Report, Failure>> {
         match response.error() {
             Some(error) => Some(of_statement(&self.table, error).map_or(Ok(Report::ConditionFailed), Err)),
@@ -196,11 +196,11 @@ impl Store {
         }
     }
 
-    /// A strongly consistent read of sessions of the user: what it finds of each, in their order; `None` for those that DynamoDB
+    /// What a strongly consistent read finds of each session, in the order of `token_hashes`; `None` for a session that DynamoDB
     /// did not read this time. `BatchGetItem` takes up to 100.
     ///
     /// # Errors
-    /// [`Failure`] if none of them was read.
+    /// [`Failure`] if no session was read.
     pub async fn find(
         &self,
         user: &UserId,
@@ -227,13 +227,13 @@ impl Store {
         let found = |token_hash: &TokenHash| match read.get(token_hash.as_str()) {
             Some(Some(item)) => Some(found_in(item, user, revocation)),
             Some(None) => None,
-            // Neither among the items nor unprocessed.
+            // The session is neither among the items nor unprocessed, so the table does not hold it.
             None => Some(Found::Ended),
         };
         Ok(token_hashes.iter().map(found).collect())
     }
 
-    /// The items by their keys, unprocessed ones as `None`. No result if the response is not complete.
+    /// The items by their keys, with `None` for an unprocessed key. Returns `None` if the response is not complete.
     fn complete_read<'a>(
         &self,
         output: &'a BatchGetItemOutput,
@@ -271,7 +271,7 @@ fn check_active(item: &Item, now: SystemTime) -> Result<(), Inactive> {
 /// The page in a response.
 ///
 /// # Errors
-/// [`Failure`] if the response is not complete, or an entry has no key: to skip it would be to leave its session signed in.
+/// [`Failure`] if the response is not complete, or an entry has no key: a skipped entry would leave its session signed in.
 fn complete_page(operation: &'static str, output: QueryOutput) -> Result<Page<Cursor>, Failure> {
     let items = output.items.ok_or_else(|| unreadable(operation))?;
     let next = output.last_evaluated_key.filter(|key| !key.is_empty());
@@ -285,7 +285,7 @@ fn complete_page(operation: &'static str, output: QueryOutput) -> Result<Page<Cu
     Ok(Page { sessions, entries, next: next.map(Cursor) })
 }
 
-/// What the item of a session says about it. A session that this call has revoked counts, whoever owns it now.
+/// What the item of a session says about the session. A session that this call has revoked counts, whoever owns it now.
 fn found_in(item: &Item, user: &UserId, revocation: &Revocation) -> Found {
     let is_revoked = text(item, "status") == Some("revoked");
     let revoked_by_function = item.get("revocation_id").is_some();
@@ -310,7 +310,7 @@ fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     item.get(name)?.as_s().ok().map(String::as_str)
 }
 
-/// Epoch seconds. DynamoDB's numbers may have a fraction or an exponent.
+/// A time in epoch seconds. DynamoDB's numbers may have a fraction or an exponent.
 fn moment(item: &Item, name: &str) -> Option<f64> {
     item.get(name)?.as_n().ok()?.parse().ok().filter(|moment: &f64| moment.is_finite())
 }
