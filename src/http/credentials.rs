@@ -1,5 +1,5 @@
-//! The caller's token, read from the headers. Every rule about credential headers is here. Whether the token belongs to a
-//! session is not known here.
+//! The caller's token, read from the headers. Every rule about credential headers is here. This module does not know whether a
+//! session has the token.
 
 use lambda_http::http::{HeaderMap, HeaderValue};
 
@@ -8,20 +8,19 @@ use crate::session::Token;
 /// A kind of credential.
 #[derive(Debug)]
 pub struct Source {
-    /// What the log calls it.
+    /// The name of this kind in the log.
     pub name: &'static str,
-    /// The header that carries it, as it is announced to web pages.
+    /// The header that carries the credential, as CORS announces it to web pages.
     pub header: &'static str,
-    /// Whether a browser adds the header by itself, also to the requests of other sites. Then CSRF is possible, and no page has
-    /// to set the header.
+    /// Whether a browser adds the header by itself, even to requests from pages of other sites. If so, CSRF is possible, and CORS
+    /// need not announce the header.
     pub is_sent_by_browsers: bool,
-    /// The values in the header, of which there must not be two different ones. The second argument is the name of the session
-    /// cookie.
+    /// The values in the header; two different values are an error. The second argument is the name of the session cookie.
     values: for<'a> fn(&'a [u8], &str) -> Vec<&'a [u8]>,
 }
 
-/// All kinds of credentials, and the only list of them: a row more here is read from events, tried in this order, and
-/// announced to web pages.
+/// All kinds of credentials, and the only list of them: a new row is read from events, tried in this order, and announced to web
+/// pages.
 pub static SOURCES: [Source; 3] = [
     Source { name: "X-Session-Token", header: "X-Session-Token", is_sent_by_browsers: false, values: list },
     Source { name: "the session cookie", header: "Cookie", is_sent_by_browsers: true, values: cookies },
@@ -33,14 +32,14 @@ pub static SOURCES: [Source; 3] = [
 pub struct Credential {
     /// The token to authenticate with.
     pub token: Token,
-    /// Where it was found.
+    /// The kind of the credential.
     pub source: &'static Source,
 }
 
 /// The deciding credential is malformed. The error does not repeat its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Two different values of one kind. To choose one could keep an intruder's session and revoke the owner's.
+    /// One kind has two different values. Choosing a value could keep an intruder's session and revoke the owner's.
     #[error("{0} carries two different values")]
     Ambiguous(&'static str),
     /// Not a token, see [`Token::parse`].
@@ -51,10 +50,10 @@ pub enum Malformed {
 /// The first credential that is present and not empty, in the order of [`SOURCES`]; `None` if there is none.
 ///
 /// # Errors
-/// [`Malformed`] if that credential is malformed. No other is tried then: the next one could belong to someone else.
+/// [`Malformed`] if that credential is malformed. No other credential is tried then, since it could belong to someone else.
 pub fn from_headers(headers: &HeaderMap, cookie_name: &str) -> Result<Option<Credential>, Malformed> {
     for source in &SOURCES {
-        // `event` joins the values of a header, so there is at most one.
+        // `event` joins the values of a header, so a header occurs at most once.
         let header = headers.get(source.header).map_or(&b""[..], HeaderValue::as_bytes);
         let values = (source.values)(header, cookie_name);
         let Some((first, rest)) = values.split_first() else { continue };
@@ -70,13 +69,13 @@ pub fn from_headers(headers: &HeaderMap, cookie_name: &str) -> Result<Option<Cre
     Ok(None)
 }
 
-/// The values of a repeated header arrive joined by commas, and no token holds a comma.
+/// The values of a list: a repeated header arrives joined by commas, and no token holds a comma.
 fn list<'a>(header: &'a [u8], _: &str) -> Vec<&'a [u8]> {
     header.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).collect()
 }
 
-/// The values of all cookies of this name. Names are case-sensitive. A value may stand in double quotes (RFC 6265, section
-/// 4.1.1), and is not decoded (section 5.4).
+/// The values of all cookies of this name, which is case-sensitive. A value may be in double quotes (RFC 6265, section 4.1.1),
+/// and is not decoded (section 5.4).
 fn cookies<'a>(header: &'a [u8], name: &str) -> Vec<&'a [u8]> {
     header
         .split(|byte| *byte == b';')
@@ -92,7 +91,8 @@ fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// The tokens of an `Authorization` header with the scheme `Bearer`, which each of them may repeat. Other schemes are ignored.
+/// The tokens of an `Authorization` header with the scheme `Bearer`. Each further token may repeat the scheme. A header that
+/// begins with another scheme has no token.
 fn bearer<'a>(header: &'a [u8], cookie_name: &str) -> Vec<&'a [u8]> {
     let mut values = list(header, cookie_name).into_iter();
     match values.next().and_then(after_scheme) {
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// The kind and hash of the credential found, the hash standing for the token, which cannot be read.
+    /// The kind of the credential that was found, and the hash of its token, since a token cannot be printed.
     fn found(headers: &[(&'static str, &str)]) -> Result<Option<(&'static str, String)>, Malformed> {
         let headers = headers
             .iter()
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn one_value_given_twice_is_one_value() {
+    fn a_value_that_is_given_twice_counts_once() {
         assert_eq!(found(&[(TOKEN, "a,a")]), Ok(Some((HEADER, hash("a")))));
         assert_eq!(found(&[("cookie", "ory_kratos_session=a;ory_kratos_session=a")]), Ok(Some((COOKIE, hash("a")))));
         assert_eq!(found(&[("authorization", "Bearer a,bearer a")]), Ok(Some((BEARER, hash("a")))));

@@ -1,5 +1,5 @@
-//! The event of a gateway, reduced to what this function reads. Knows the JSON of the four gateways, and nothing of its
-//! meaning.
+//! The event of a gateway, reduced to what this function reads. This module knows the JSON of the four gateways, and not what a
+//! request means.
 //!
 //! Only the members in `MEMBERS` and the headers in `headers` are read. All other members are skipped, so neither their size nor
 //! their bytes matter. Strings are read as bytes: a client can send bytes that are not UTF-8, and a gateway may pass them on as
@@ -28,7 +28,7 @@ use self::Place::{Elb, Headers, Http, MultiValueHeaders, RequestContext, Top};
 use crate::http::credentials::SOURCES;
 use crate::http::origin;
 
-/// An object of an event that is read.
+/// Where in an event a member stands: the objects that are read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     /// The event itself.
@@ -42,8 +42,8 @@ enum Place {
     MultiValueHeaders,
 }
 
-/// The members that are read, besides headers: the object that contains the member, the name of the member, and `None` for a
-/// string or the object that the member is.
+/// The members that are read, besides headers: the object that contains the member, the name of the member, and the object that
+/// the member is, or `None` for a string.
 const MEMBERS: [(Place, &str, Option<Place>); 14] = [
     (Top, "version", None),
     (Top, "requestContext", Some(RequestContext)),
@@ -66,20 +66,21 @@ fn headers() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().map(|source| source.header).chain(origin::HEADERS)
 }
 
-/// Longer than the request line that any gateway accepts. A longer path is not the route.
+/// The longest path, in bytes: longer than the request line that any gateway accepts. A longer path is not the route.
 const MAX_PATH_LENGTH: usize = 16 * 1024;
 
-/// A domain name, a colon and a port.
+/// The longest host, in bytes: a domain name, a colon and a port.
 const MAX_HOST_LENGTH: usize = 253 + 1 + 5;
 
-/// More than three times a UUID. The id is repeated in the answer and in the log.
+/// The longest request id, in bytes: more than three times a UUID. The limit exists since the answer and the log repeat the id.
 const MAX_REQUEST_ID_LENGTH: usize = 128;
 
-/// In place of what cannot be a header's value. Neither a token nor the name of a cookie can contain this character.
+/// Replaces what cannot be a header's value. Neither a token nor the name of a cookie can contain this character, so the
+/// credential is malformed.
 const INVALID: &str = "?";
 
 /// An event of an API Gateway REST API (format 1.0), an HTTP API (1.0 or 2.0), a Lambda function URL (2.0) or an
-/// Application Load Balancer, safe to hand to `lambda_http`.
+/// Application Load Balancer, made safe for `lambda_http`.
 pub struct Event(LambdaRequest);
 
 impl Event {
@@ -92,8 +93,8 @@ impl Event {
 
 impl<'de> Deserialize<'de> for Event {
     /// # Errors
-    /// When the payload is not of one of the four gateways. The text repeats nothing of the payload, since the runtime logs
-    /// it.
+    /// When the payload is not of one of the four gateways. The runtime logs the text, so the text repeats nothing of the
+    /// payload.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut payload = Payload::default();
         let _ = Value(&mut payload, Member::Object(Top)).deserialize(deserializer);
@@ -108,9 +109,9 @@ impl<'de> Deserialize<'de> for Event {
 /// What is read of an event.
 #[derive(Default)]
 struct Payload {
-    /// The strings of a member: one, or those of an array, or of several members of the same name.
+    /// All strings of a member. An array has several strings, and so has a member that the event repeats.
     strings: BTreeMap<(Place, &'static str), Vec<Vec<u8>>>,
-    /// The objects that are there, whatever is in them.
+    /// The objects that the event has, whatever they contain.
     objects: BTreeSet<Place>,
     /// How many objects and arrays could not be read to their end.
     cut_off: usize,
@@ -152,7 +153,7 @@ impl Payload {
     fn method(&self) -> Method {
         match self.last(Http, "method").or(self.last(Top, "httpMethod")) {
             Some(method) => Method::from_bytes(method).unwrap_or(Method::TRACE),
-            // Then the answer is that the credential is malformed.
+            // The event is cut off, so its method is unknown: `DELETE` lets the malformed credential be the answer.
             None if self.cut_off > 0 => Method::DELETE,
             None => Method::TRACE,
         }
@@ -170,7 +171,7 @@ impl Payload {
         }
     }
 
-    /// The values of each header are joined as an HTTP API joins them, so that a request is the same behind every gateway.
+    /// The headers. Their values are joined as an HTTP API joins them, so that a request is the same behind every gateway.
     fn header_map(&self) -> HeaderMap {
         let mut map = HeaderMap::new();
         for name in headers() {
@@ -184,14 +185,14 @@ impl Payload {
             }
         }
         if self.cut_off > 0 {
-            // A credential may be missing, and to use another could revoke the owner's session.
+            // The deciding credential may be missing, and another credential could revoke the owner's session.
             let [first, ..] = &SOURCES;
             map.insert(first.header, HeaderValue::from_static(INVALID));
         }
         map
     }
 
-    /// Where an event has `cookies`, these are all the cookies there are.
+    /// The cookies. If an event has the member `cookies`, its header `Cookie` adds none.
     fn cookies(&self) -> Vec<&[u8]> {
         match self.strings.get(&(Top, "cookies")) {
             Some(cookies) => cookies.iter().map(Vec::as_slice).collect(),
@@ -199,7 +200,7 @@ impl Payload {
         }
     }
 
-    /// The host that is called. With two hosts there is none, so that no origin is the request's own.
+    /// The host that is called. Two different hosts count as none, so that no origin is the request's own.
     fn host(&self) -> Option<&[u8]> {
         let mut hosts = self.values("Host");
         if hosts.is_empty() {
@@ -221,13 +222,13 @@ impl Payload {
         values
     }
 
-    /// Of a member that is repeated, the last.
+    /// The last string of a member: of repeated members the last counts.
     fn last(&self, place: Place, name: &'static str) -> Option<&[u8]> {
         self.strings.get(&(place, name))?.last().map(Vec::as_slice)
     }
 }
 
-/// A header cannot hold control characters. To drop them could turn an invalid token into a valid one, so each is replaced.
+/// The value of a header, in which each control character is replaced: dropping it could turn an invalid token into a valid one.
 fn header_value(mut value: Vec<u8>) -> HeaderValue {
     for byte in value.iter_mut().filter(|byte| byte.is_ascii_control()) {
         *byte = b'?';
@@ -249,7 +250,7 @@ fn request_id(id: &[u8]) -> Option<String> {
     is_safe.then(|| String::from_utf8_lossy(id).into_owned())
 }
 
-/// A member that is read.
+/// What to read of a member.
 #[derive(Clone, Copy)]
 enum Member {
     Object(Place),
@@ -305,9 +306,9 @@ impl<'de> Visitor<'de> for Value<'_> {
         f.write_str("what a gateway sends")
     }
 
-    /// Reads each member. Where `serde_json` expects a string or an object and finds null, a boolean or a number, it reads that value
-    /// to its end before it returns the error. So the error is ignored, and the next member is read. After another error `cut_off`
-    /// stays above 0.
+    /// Reads each member. Where `serde_json` expects a string or an object and finds null, a boolean or a number, it reads that
+    /// value to its end before it returns the error. So the error is ignored, and the next member is read. After any other error,
+    /// reading ends early and `cut_off` stays above 0.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self(payload, Member::Object(place)) = self else { return Ok(()) };
         payload.cut_off += 1;
@@ -321,7 +322,7 @@ impl<'de> Visitor<'de> for Value<'_> {
         Ok(())
     }
 
-    /// An array in place of an object has no members.
+    /// Reads the strings of an array. An array in place of an object has no members.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         self.0.cut_off += 1;
         if let Member::Strings(place, name) = self.1 {
@@ -455,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn with_two_hosts_there_is_none() {
+    fn two_different_hosts_count_as_none() {
         let payload = json!({
             "httpMethod": "DELETE", "path": "/auth/sessions", "requestContext": {},
             "multiValueHeaders": {"Host": ["a.example", "b.example"]},
@@ -495,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_are_cookies_the_cookie_header_says_nothing() {
+    fn the_member_cookies_replaces_the_cookie_header() {
         let cookie = |cookies: Value| {
             header(&json!({"rawPath": "/", "headers": {"cookie": "a=1,b=2"}, "cookies": cookies}), "cookie")
         };
@@ -505,7 +506,7 @@ mod tests {
         assert_eq!(cookie(Value::Null).as_deref(), Some("a=1,b=2"));
     }
 
-    /// Of each gateway, an event with the bytes of a string in each place that is read, and in one that is not.
+    /// One event of each gateway, with the bytes of a string in members that are not needed.
     fn events_with(string: &[u8]) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
         let events = [
             r#"{"httpMethod": "DELETE", "path": "/sessions", "requestContext": {"requestId": "a", "identity": "%"}, "headers": {"X-Session-Token": "a", "User-Agent": "%"}}"#,
@@ -540,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_credential_such_bytes_are_kept_and_in_the_path_they_are_another_path() {
+    fn bytes_that_are_not_utf8_are_kept_in_a_credential_and_make_the_path_another_path() {
         for (string, kept) in [(&b"a\xff"[..], &b"a\xff"[..]), (b"a\\ud800", b"a\xed\xa0\x80")] {
             let event = [
                 br#"{"httpMethod": "DELETE", "path": "/"#,
@@ -616,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_recognized_by_little() {
+    fn one_member_is_enough_to_recognize_a_gateway() {
         for (event, expected) in [
             (r#"{"version": "2.0"}"#, "http"),
             (r#"{"rawPath": "/"}"#, "http"),
@@ -636,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_gateway_sent_is_refused_without_repeating_it() {
+    fn a_payload_of_no_gateway_is_refused_and_the_error_does_not_repeat_it() {
         for payload in [
             "null",
             "[]",

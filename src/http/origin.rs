@@ -5,13 +5,14 @@ use url::Url;
 
 use crate::http::credentials::SOURCES;
 
-/// `Sec-Fetch-Site`.
+/// `Sec-Fetch-Site`, by which a browser says how the page's site is related to the host that is called.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The headers that this module reads. A header that is missing here does not reach it.
+/// The headers that this module reads. `event` drops every header that neither this list nor `SOURCES` names.
 pub const HEADERS: [&str; 4] = ["Origin", "Sec-Fetch-Site", "Host", "Access-Control-Request-Headers"];
 
-/// Bytes of the header names that a preflight can be granted. No page asks for so many, and API Gateway allows 10,240 bytes for all headers of an answer.
+/// The longest list of header names that a preflight is granted, in bytes. No page asks for so many, and API Gateway allows
+/// 10,240 bytes for all headers of an answer.
 const MAX_GRANTED_HEADERS: usize = 2_048;
 
 /// Web origins that may call with credentials (`ALLOWED_ORIGINS`).
@@ -40,7 +41,7 @@ impl AllowedOrigins {
     /// Reads a comma-separated list. An entry that no browser would ever send is an error, since it would never match.
     ///
     /// # Errors
-    /// [`NotAnOrigin`] with the first such entry.
+    /// [`NotAnOrigin`] with the first entry that no browser would send.
     ///
     /// Source: the serialization of an origin in RFC 6454, section 6.2.
     pub fn parse(list: &str) -> Result<Self, NotAnOrigin> {
@@ -51,7 +52,7 @@ impl AllowedOrigins {
             .map(Self)
     }
 
-    /// The request's `Origin`, if it is an allowed one.
+    /// The request's `Origin`, if it is allowed.
     fn allowed<'a>(&self, request: &'a HeaderMap) -> Option<&'a HeaderValue> {
         let origin = request.get(header::ORIGIN)?;
         self.0.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()).then_some(origin)
@@ -88,7 +89,8 @@ impl AllowedOrigins {
             return Ok(());
         }
         match (non_empty(request, &header::ORIGIN), non_empty(request, &SEC_FETCH_SITE)) {
-            // A page of the own host sends this under `Referrer-Policy: no-referrer`. No script can forge the second header.
+            // Under `Referrer-Policy: no-referrer`, a page of the called host sends these two values. No script can forge
+            // `Sec-Fetch-Site`.
             (Some(b"null"), Some(b"same-origin")) => Ok(()),
             (Some(origin), _) if !is_own_host(origin, request) => Err(CsrfViolation::Origin),
             (_, None | Some(b"same-origin" | b"none")) => Ok(()),
@@ -97,8 +99,8 @@ impl AllowedOrigins {
     }
 }
 
-/// Whether an entry is an origin as a browser would serialize it. The host of a URL may contain `*`, which would look like a
-/// wildcard and match nothing.
+/// Whether an entry is an origin as a browser would serialize it. `*` is valid in the host of a URL, but the entry would look
+/// like a wildcard and match nothing.
 fn is_origin(entry: &str) -> bool {
     let serialized = |url: Url| {
         let host = url.host_str()?;
@@ -108,8 +110,8 @@ fn is_origin(entry: &str) -> bool {
     !entry.contains('*') && Url::parse(entry).ok().and_then(serialized).is_some_and(|origin| origin == entry)
 }
 
-/// The value of `Access-Control-Allow-Headers`: the headers that a preflight asks for, since libraries for tracing and HTTP add
-/// their own; without any, those of the credentials. What is not the name of a header is left out.
+/// The value of `Access-Control-Allow-Headers`: all header names that a preflight asks for, since libraries for tracing and HTTP
+/// add their own headers. A preflight that asks for none, or for too many, is granted the headers of the credentials.
 fn granted(asked: &[u8]) -> Option<HeaderValue> {
     let is_name = |name: &&[u8]| *name != b"*" && HeaderName::from_bytes(name).is_ok();
     let mut granted = Vec::new();
@@ -128,7 +130,7 @@ fn non_empty<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> 
     headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty())
 }
 
-/// Whether an origin is the host that the request is for, port included. `Host` may name the default port.
+/// Whether an origin is the host that is called, port included. Only `Host` may name the default port.
 fn is_own_host(origin: &[u8], request: &HeaderMap) -> bool {
     let Some(host) = request.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
     let Ok(origin) = std::str::from_utf8(origin) else { return false };
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_origin_is_refused() {
+    fn an_entry_that_no_browser_sends_is_refused() {
         for entry in [
             "*",
             "null",

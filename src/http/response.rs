@@ -1,6 +1,6 @@
-//! The answer to the client: the count, or one of a closed set of errors. The only module that knows status codes.
+//! The answer to the client: the count, or one of a closed set of errors. No other module chooses a status code.
 //!
-//! An error has two readers. The client gets a status, an id and constant sentences, all of them in `Error::entry`. The log
+//! An error has two readers. The client gets a status, an id and constant sentences, all of them in `Error::answer`. The log
 //! gets the cause, by `Display` of [`Error`].
 
 use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -12,25 +12,25 @@ use crate::http::origin::CsrfViolation;
 use crate::rules::evidence::Failure;
 use crate::session::Inactive;
 
-/// Methods of the route, for `Allow`.
+/// The methods of the route, for `Allow`.
 const METHODS: &str = "DELETE, OPTIONS";
 
-/// A request that was served.
+/// The answer to a request that was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Every other session is revoked, this many of them by this call.
     Revoked(u64),
-    /// A CORS preflight: the answer is in the headers.
+    /// A CORS preflight, which only the headers answer.
     Preflight,
 }
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No such path.
+    /// The path is not the route.
     #[error("no such route")]
     RouteNotFound,
-    /// The path has no such method.
+    /// The route does not have this method.
     #[error("no such method on the route")]
     MethodNotAllowed,
     /// The deciding credential is malformed.
@@ -45,10 +45,10 @@ pub enum Error {
     /// The user must sign in again first.
     #[error("authenticated too long ago")]
     SessionRefreshRequired,
-    /// DynamoDB failed.
+    /// A request to DynamoDB failed, or the time ran out.
     #[error("{cause}")]
     Store {
-        /// The reason, for the log.
+        /// Why: its cause decides whether calling again helps, and its text is for the log.
         cause: Failure,
         /// How many sessions this call has revoked; `None` if it has not sent any write.
         revoked: Option<u64>,
@@ -56,27 +56,27 @@ pub enum Error {
 }
 
 /// What the client gets for an error.
-struct Entry {
+struct ErrorAnswer {
     status: StatusCode,
     id: &'static str,
     message: &'static str,
     reason: &'static str,
-    /// A header that says what to do next.
+    /// A header that says what the client can do next.
     header: Option<(HeaderName, &'static str)>,
-    /// Another call may succeed.
+    /// Whether another call may succeed.
     retryable: bool,
 }
 
 impl Error {
-    /// The stable name of the error.
+    /// The stable name of the error, in the answer and in the log.
     #[must_use]
     pub fn id(&self) -> &'static str {
-        self.entry().id
+        self.answer().id
     }
 
-    fn entry(&self) -> Entry {
+    fn answer(&self) -> ErrorAnswer {
         let permanent =
-            |status, id, message, reason| Entry { status, id, message, reason, header: None, retryable: false };
+            |status, id, message, reason| ErrorAnswer { status, id, message, reason, header: None, retryable: false };
         match self {
             Self::RouteNotFound => permanent(
                 StatusCode::NOT_FOUND,
@@ -84,7 +84,7 @@ impl Error {
                 "The requested resource could not be found.",
                 "The only route is DELETE /auth/sessions.",
             ),
-            Self::MethodNotAllowed => Entry {
+            Self::MethodNotAllowed => ErrorAnswer {
                 header: Some((header::ALLOW, METHODS)),
                 ..permanent(
                     StatusCode::METHOD_NOT_ALLOWED,
@@ -99,7 +99,7 @@ impl Error {
                 "The request was malformed.",
                 "The session token is not an RFC 7235 token68 of 1 to 4096 characters, or comes with two different values.",
             ),
-            Self::SessionInactive(_) => Entry {
+            Self::SessionInactive(_) => ErrorAnswer {
                 // Not Basic: for that, a browser would ask the user for a password.
                 header: Some((header::WWW_AUTHENTICATE, "Bearer realm=\"sessions\"")),
                 ..permanent(
@@ -121,7 +121,7 @@ impl Error {
                 "The requested action was forbidden.",
                 "The user was authenticated too long ago. Let them sign in again, and call with the new session.",
             ),
-            Self::Store { cause, .. } if cause.is_retryable() => Entry {
+            Self::Store { cause, .. } if cause.is_retryable() => ErrorAnswer {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 id: "temporarily_unavailable",
                 message: "The service is temporarily unavailable.",
@@ -138,10 +138,10 @@ impl Error {
         }
     }
 
-    /// How many sessions this call has revoked. A client that calls again may want to add that up.
+    /// How many sessions this call has revoked: a client that calls again may add up the counts.
     fn revoked(&self) -> Option<u64> {
         match self {
-            Self::Store { revoked, .. } if self.entry().retryable => Some(revoked.unwrap_or(0)),
+            Self::Store { revoked, .. } if self.answer().retryable => Some(revoked.unwrap_or(0)),
             Self::Store { revoked, .. } => *revoked,
             Self::RouteNotFound
             | Self::MethodNotAllowed
@@ -153,10 +153,9 @@ impl Error {
     }
 }
 
-/// The HTTP answer to a request.
+/// The HTTP answer to a request, which also gets these `headers`.
 ///
-/// An error's envelope holds `request_id` and, if `debug` is set, the cause, for developers on their own machines. The answer
-/// has these `headers` too.
+/// An error's envelope holds `request_id` and, if `debug` is set, the cause, for developers on their own machines.
 #[must_use]
 pub fn respond(outcome: &Result<Answer, Error>, request_id: &str, headers: HeaderMap, debug: bool) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
@@ -172,22 +171,22 @@ pub fn respond(outcome: &Result<Answer, Error>, request_id: &str, headers: Heade
             *response.status_mut() = StatusCode::NO_CONTENT;
         }
         Err(error) => {
-            let entry = error.entry();
-            headers.extend(entry.header.clone().map(|(name, value)| (name, HeaderValue::from_static(value))));
-            *response.status_mut() = entry.status;
-            *response.body_mut() = envelope(error, &entry, request_id, debug).to_string().into();
+            let answer = error.answer();
+            headers.extend(answer.header.clone().map(|(name, value)| (name, HeaderValue::from_static(value))));
+            *response.status_mut() = answer.status;
+            *response.body_mut() = envelope(error, &answer, request_id, debug).to_string().into();
         }
     }
     response
 }
 
-fn envelope(error: &Error, entry: &Entry, request_id: &str, debug: bool) -> Value {
+fn envelope(error: &Error, answer: &ErrorAnswer, request_id: &str, debug: bool) -> Value {
     let mut envelope = Map::new();
-    envelope.insert("code".to_owned(), entry.status.as_u16().into());
-    envelope.insert("status".to_owned(), entry.status.canonical_reason().into());
-    envelope.insert("id".to_owned(), entry.id.into());
-    envelope.insert("message".to_owned(), entry.message.into());
-    envelope.insert("reason".to_owned(), entry.reason.into());
+    envelope.insert("code".to_owned(), answer.status.as_u16().into());
+    envelope.insert("status".to_owned(), answer.status.canonical_reason().into());
+    envelope.insert("id".to_owned(), answer.id.into());
+    envelope.insert("message".to_owned(), answer.message.into());
+    envelope.insert("reason".to_owned(), answer.reason.into());
     envelope.insert("request".to_owned(), request_id.into());
     if let Some(revoked) = error.revoked() {
         envelope.insert("details".to_owned(), json!({"revoked": revoked}));
