@@ -1,5 +1,5 @@
-//! The configuration, read from the environment. Only the SDK reads variables besides this module (`AWS_*`). An invalid value
-//! stops the start: otherwise the function would fail later, at the call of a user.
+//! The configuration, read from the environment. Besides this module, only the SDK and the Lambda runtime read variables
+//! (`AWS_*`). An invalid value stops the start: otherwise the function would fail later, at the call of a user.
 
 use std::env;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::http::origin::{AllowedOrigins, NotAnOrigin};
 /// Name of the session cookie unless `SESSION_COOKIE_NAME` says otherwise.
 pub const DEFAULT_COOKIE_NAME: &str = "ory_kratos_session";
 
-/// Everything that can be configured.
+/// The configuration of the function, besides its logging.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The table of the sessions.
@@ -35,7 +35,7 @@ pub struct Table {
     pub index: String,
 }
 
-/// How to log. Read first, so that an invalid [`Config`] can be logged.
+/// How to log. This part of the configuration is read first, so that an invalid [`Config`] can be logged.
 #[derive(Clone, Debug)]
 pub struct Logging {
     /// One JSON object a line (`AWS_LAMBDA_LOG_FORMAT=JSON`) instead of text.
@@ -59,9 +59,9 @@ pub enum ConfigError {
     Invalid {
         /// The variable.
         variable: &'static str,
-        /// What it holds.
+        /// The value of the variable.
         value: String,
-        /// What it should hold.
+        /// The values that are valid, in words.
         expected: &'static str,
     },
     /// An entry of `ALLOWED_ORIGINS` is not an origin.
@@ -83,7 +83,7 @@ impl Config {
         let index = variable("USER_ID_INDEX").unwrap_or_else(|| "user_id-index".to_owned());
         let cookie_name = variable("SESSION_COOKIE_NAME").unwrap_or_else(|| DEFAULT_COOKIE_NAME.to_owned());
         let error_debug = variable("ERROR_DEBUG").unwrap_or_else(|| "false".to_owned());
-        // The SDK reads these by itself, and would fail at the first call.
+        // The SDK reads these variables itself. An invalid value would make the first call fail.
         for name in ["AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"] {
             if let Some(endpoint) = variable(name) {
                 valid(name, endpoint, is_http_url, "a URL such as http://localhost:8000")?;
@@ -103,7 +103,7 @@ impl Config {
 }
 
 impl Logging {
-    /// Reads the process's environment, by the names and rules of the Lambda runtime's own subscriber.
+    /// Reads the process's environment, with the variables and rules of the Lambda runtime's own log subscriber.
     #[must_use]
     pub fn from_environment() -> Self {
         let format = environment("AWS_LAMBDA_LOG_FORMAT").unwrap_or_else(|| "Text".to_owned());
@@ -118,7 +118,8 @@ impl Logging {
     }
 }
 
-/// A value that is not Unicode gets replacement characters, which the rule of its variable rejects.
+/// The value of a variable, `None` if it is empty. A value that is not Unicode gets replacement characters, which no variable
+/// accepts.
 fn environment(variable: &str) -> Option<String> {
     env::var_os(variable).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
 }
@@ -143,8 +144,8 @@ fn max_authentication_age(value: String) -> Result<Duration, ConfigError> {
     }
 }
 
-/// Source: "Naming rules" in the Amazon DynamoDB Developer Guide. They exclude the quote, so a name cannot end the quoted
-/// identifier in a statement.
+/// Source: "Naming rules" in the Amazon DynamoDB Developer Guide. The rules exclude the double quote, so a name cannot end the
+/// quoted identifier in a statement.
 fn is_dynamodb_name(name: &str) -> bool {
     (3..=255).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))

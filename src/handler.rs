@@ -21,7 +21,7 @@ use crate::rules::evidence::{Attempts, Cause, Failure};
 use crate::rules::limits::Limits;
 use crate::session::{Clock, Inactive, Revocation, Session, TokenHash, since_epoch};
 
-/// The function: everything that one start makes for all its invocations.
+/// The function, as one cold start makes it for all its invocations.
 #[derive(Debug)]
 pub struct Handler {
     config: Config,
@@ -31,13 +31,13 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// A function with this configuration on this store.
+    /// A function with this configuration and this store. It has the limits of the deployed function.
     #[must_use]
     pub fn new(config: Config, store: Store, clock: Clock) -> Self {
         Self { config, store, clock, limits: Limits::DEPLOYED }
     }
 
-    /// The same function with other limits.
+    /// This function with other limits, for tests.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
@@ -56,7 +56,7 @@ impl Handler {
             .service(adapter)
     }
 
-    /// Answers a request. Every error becomes an HTTP response.
+    /// Answers an HTTP request. Every error becomes an answer, so the runtime sees none.
     async fn handle(&self, request: Request) -> Response<Body> {
         let mut record = Record::of(&request);
         let outcome = self.serve(&request, &mut record).await;
@@ -67,7 +67,7 @@ impl Handler {
     }
 
     async fn serve(&self, request: &Request, record: &mut Record) -> Result<Answer, Error> {
-        // One slash at the end is ignored, and so is every prefix: stages, domain mappings and load balancers add one.
+        // Every prefix of the path is ignored, since stages, domain mappings and load balancers add one. So is a final slash.
         let path = request.raw_http_path();
         if path.strip_suffix('/').unwrap_or(path).rsplit('/').next() != Some("sessions") {
             return Err(Error::RouteNotFound);
@@ -107,7 +107,7 @@ impl Handler {
         call.result.map(|()| call.count).map_err(|cause| Error::Store { cause, revoked })
     }
 
-    /// The session of the caller, read again after errors that may pass.
+    /// The session of the caller. The read is retried after causes that may pass.
     async fn authenticate(
         &self,
         token_hash: &TokenHash,

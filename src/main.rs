@@ -30,7 +30,7 @@ async fn run() -> Result<(), Error> {
         return Err("AWS_REGION is not set: it must name the region of the table".into());
     }
     let store = Store::new(Connections::new(sdk_config, client::http_client), config.table.clone());
-    // During the start, Lambda gives more CPU than during a call.
+    // Connections are opened now, since Lambda gives more CPU during the start than during a call.
     store.connect().await;
     lambda_runtime::run(Handler::new(config, store, SystemTime::now).into_service()).await
 }

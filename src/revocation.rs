@@ -1,5 +1,5 @@
-//! The driver of a call: does what [`Schedule`] says, until every session of the user but one is revoked. The rules of evidence
-//! are in [`crate::rules::ledger`].
+//! The driver of a call: carries out the steps of the [`Schedule`] with the database until no step is left. It decides nothing:
+//! what counts as evidence is in [`crate::rules::ledger`].
 
 use std::future::pending;
 
@@ -13,8 +13,8 @@ use crate::rules::limits::Limits;
 use crate::rules::schedule::{CallResult, Schedule, Step, StepResult};
 use crate::session::{Revocation, Session, UserId};
 
-/// Revokes every other session of the caller's user that the index shows, whatever its status and expiry. If it fails,
-/// another call is safe and continues.
+/// Revokes every other session of the caller's user that the index shows, whatever the session's status and expiry. After a
+/// failure, another call is safe and continues.
 pub async fn revoke_others(
     store: &Store,
     caller: &Session,
@@ -33,7 +33,7 @@ pub async fn revoke_others(
             biased;
             Some(result) = under_way.next() => schedule.apply(result, Instant::now(), fastrand::f64()),
             () = wait_until(next_at), if next_at.is_some() => {}
-            // All that has begun is waited for, whatever fails meanwhile: what it changes must be counted.
+            // No step is under way any more. A step is never abandoned, whatever fails meanwhile: its changes must be counted.
             else => return schedule.finish(),
         }
     }
@@ -53,8 +53,8 @@ async fn perform(step: Step<Cursor>, store: &Store, user: &UserId, revocation: &
     }
 }
 
-/// Waits until this time. A timer ends at a whole millisecond after its time, so a wait for a time that has passed would still
-/// cost a call a millisecond.
+/// Waits until this time, or for ever without one. A timer ends at a whole millisecond after its time, so a timer for a time that
+/// has passed would still cost a call a millisecond.
 pub async fn wait_until(time: Option<Instant>) {
     match time {
         Some(time) if time > Instant::now() => sleep_until(time).await,

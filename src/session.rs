@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-/// A session token as a client sends it. It is as secret as a password: it cannot be printed, and [`Token::hash`] is the only
-/// way to use it.
+/// A session token as a client sends it. A token is as secret as a password: it cannot be printed, and [`Token::hash`] is the
+/// only way to use it.
 pub struct Token(String);
 
 /// The value is not an RFC 7235 `token68` of 1 to [`Token::MAX_LENGTH`] characters.
@@ -16,7 +16,7 @@ pub struct Token(String);
 pub struct NotAToken;
 
 impl Token {
-    /// Longest token accepted, in characters.
+    /// The longest token accepted, in characters.
     pub const MAX_LENGTH: usize = 4096;
 
     /// Reads `[A-Za-z0-9._~+/-]+=*` of at most [`Token::MAX_LENGTH`] characters.
@@ -51,9 +51,8 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Lower-case hexadecimal SHA-256 of a token: the table's key. It cannot be printed: a reader of the log could find the session
-/// by it.
-/// Shared, not copied: a call holds each hash in several places.
+/// Lower-case hexadecimal SHA-256 of a token: the table's key. A hash cannot be printed, since a reader of the log could find the
+/// session by the hash. Clones share the text, since a call holds each hash in several places.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenHash(Arc<str>);
 
@@ -80,7 +79,7 @@ impl fmt::Debug for TokenHash {
 /// The caller: an active session, authenticated by its token.
 #[derive(Debug)]
 pub struct Session {
-    /// The session's key. No write of this function may name it.
+    /// The session's key. No write may name this key: the caller stays signed in.
     pub token_hash: TokenHash,
     /// Public id of the session; safe to log.
     pub session_id: String,
@@ -90,7 +89,7 @@ pub struct Session {
     pub authenticated_at: Option<f64>,
 }
 
-/// Why a request is not made by an active session. The client gets the same answer for all of them.
+/// Why the caller has no active session. The client gets the same answer for every reason, and so learns nothing of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Inactive {
     /// The request carries no credential.
@@ -110,11 +109,11 @@ pub enum Inactive {
     UnusableExpiry,
 }
 
-/// How far in the future a stored time may be: the clock of the machine that wrote it may be ahead.
+/// How far in the future a stored time may be, since the clock of the machine that wrote the time may be ahead.
 const CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 impl Session {
-    /// Whether the user signed in at most `age` ago. A time in the future proves nothing: it may be in milliseconds.
+    /// Whether the user signed in at most `age` ago. A sign-in in the future does not count: the time may be in milliseconds.
     #[must_use]
     pub fn is_authenticated_within(&self, age: Duration, now: SystemTime) -> bool {
         let now = since_epoch(now);
@@ -132,7 +131,7 @@ pub fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The owner of sessions. It is item data, so it cannot be printed.
+/// The owner of sessions. A user's id is item data, so it cannot be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UserId(pub String);
 
@@ -142,14 +141,14 @@ impl fmt::Debug for UserId {
     }
 }
 
-/// What is written into each session that this call revokes. It traces the change to its call.
+/// What a call writes into each session that it revokes. These attributes trace the change to its call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// When, in epoch seconds.
+    /// The time of the revocation, in epoch seconds.
     pub at: u64,
     /// The caller's session id.
     pub by: String,
-    /// Lambda's id of the invocation. A client can choose the gateway's id of the request, so that one proves nothing.
+    /// Lambda's id of the invocation, which no client can choose. A client can choose the gateway's request id.
     pub id: String,
 }
 

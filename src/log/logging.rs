@@ -50,8 +50,8 @@ pub fn init(logging: &Logging) {
 }
 
 /// At `debug` and `trace` the runtime prints whole events and the SDK prints whole requests and items, credentials included.
-/// So only this crate may write below `INFO`. Of the others only the runtime may write at all, since its span carries the
-/// request id.
+/// So only this crate may write below `INFO`. Of all other crates only the runtime may write, since its span carries the request
+/// id.
 fn allowed() -> Targets {
     Targets::new()
         .with_target(env!("CARGO_CRATE_NAME"), LevelFilter::TRACE)
@@ -70,12 +70,12 @@ impl<S: Subscriber> Layer<S> for RequestLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let Ok(mut line) = request_line(event) else { return };
         line.push(b'\n');
-        // Standard output is closed only if Lambda is gone.
+        // The error is ignored: standard output is closed only if Lambda is gone.
         let _ = io::stdout().lock().write_all(&line);
     }
 }
 
-/// Written without a tree of JSON values, which took 3 % of the instructions of a call.
+/// The line of a request. It is written without a tree of JSON values, which took 3 % of the instructions of a call.
 fn request_line(event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut serializer = Serializer::new(&mut line);
@@ -89,7 +89,7 @@ fn request_line(event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Now, in RFC 3339, as in all other lines.
+/// The time now, in the format of all other lines (RFC 3339).
 fn timestamp() -> String {
     let mut timestamp = String::new();
     // Writing to a string cannot fail.

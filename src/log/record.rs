@@ -1,6 +1,6 @@
-//! The record of a request: one line in the log, whatever the outcome, which is also the record of its metrics.
+//! The record of an HTTP request: one line in the log, whatever the outcome. The line also carries the metrics of the request.
 //!
-//! The line holds no credential, no token hash and no item data but the public id of the caller's session.
+//! The line holds no credential and no token hash. Its only item data is the public id of the caller's session.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,12 +18,12 @@ use crate::session::{Session, since_epoch};
 /// The target of the line. The log adds [`Metrics`] to lines with this target, and to no others.
 pub const TARGET: &str = concat!(env!("CARGO_CRATE_NAME"), "::request");
 
-/// What is recorded of a request.
+/// What the log line says of an HTTP request.
 #[derive(Debug)]
 pub struct Record {
     /// The gateway's id of the request; Lambda's id of the invocation where there is none, as with load balancers.
     pub request_id: String,
-    /// Reads of the caller's session that were sent again.
+    /// How often the read of the caller's session was retried.
     pub retries: u64,
     revoked: u64,
     statistics: Statistics,
@@ -43,7 +43,7 @@ struct Caller {
 }
 
 impl Record {
-    /// The record of a request that has just arrived.
+    /// The record of an HTTP request that has just arrived.
     #[must_use]
     pub fn of(request: &Request) -> Self {
         static WARM: AtomicBool = AtomicBool::new(false);
@@ -70,7 +70,7 @@ impl Record {
         self.caller = Some(Caller { session_id: session.session_id.clone(), after: self.begin.elapsed() });
     }
 
-    /// Records what revoking has done.
+    /// Records the result of the call.
     pub fn revoked(&mut self, call: &CallResult) {
         (self.revoked, self.statistics) = (call.count, call.statistics);
     }
@@ -126,12 +126,12 @@ fn millis(duration: Duration) -> f64 {
 
 /// Declares which fields of the line are metrics, in CloudWatch's embedded metric format: no request to CloudWatch is needed.
 ///
-/// Source: "Embedded metric format specification" in the Amazon CloudWatch User Guide. The kept library for the format
+/// Source: "Embedded metric format specification" in the Amazon CloudWatch User Guide. The maintained library for the format
 /// (`metrique`) would add ninety crates for this one object.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Metrics {
-    /// Epoch milliseconds.
+    /// The time of the line, in epoch milliseconds.
     timestamp: u64,
     cloud_watch_metrics: [Declaration; 2],
 }
@@ -140,7 +140,7 @@ pub struct Metrics {
 #[serde(rename_all = "PascalCase")]
 struct Declaration {
     namespace: &'static str,
-    /// Each further dimension multiplies the number of metrics that are paid for.
+    /// Sets of fields by which a metric is split. Each further set costs one more metric for every combination of values.
     dimensions: &'static [&'static [&'static str]],
     metrics: &'static [Metric],
 }

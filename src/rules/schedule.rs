@@ -18,7 +18,7 @@
 //! | the first of these steps that can begin | begins when |
 //! |---|---|
 //! | a read of sessions | sessions are due to be read, and fewer than `in_flight` batches are under way |
-//! | a batch of writes | sessions are due to be written, fewer than `in_flight` batches are under way, and the [`Pace`] allows it |
+//! | a batch of writes | sessions are due to be written, fewer than `in_flight` batches are under way, and the [`Pace`] allows |
 //! | the next page of a look | fewer sessions wait to be written than `in_flight` batches can hold |
 //! | the first page of a look | no session waits to be written, and the pause before the look is over |
 //!
