@@ -20,7 +20,7 @@
 //!
 //! - Only `dynamodb` names the SDK. Only `config` reads the environment, besides the SDK and the Lambda runtime. Only
 //!   `http::response` chooses the status code of an answer.
-//! - No credential, token hash or item data reaches a log, an error, a `Debug` or a panic.
+//! - No credential, token hash or item data reaches a log, an error, a `Debug` or a panic, besides the public id of a session.
 //! - The caller's own session is in no write.
 //! - The operation is safe to repeat. A session counts as revoked only on evidence: see [`rules::ledger`].
 //! - What the log counts never decides what happens.
