@@ -154,7 +154,7 @@ impl Connections {
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let pool = self.pool();
-        let may_be_dead = pool.may_be_dead();
+        let (may_be_dead, begin) = (pool.may_be_dead(), Instant::now());
         select! {
             biased;
             result = send(pool.client.clone()) => {
@@ -174,7 +174,7 @@ impl Connections {
                 if is_silent {
                     self.replace(&pool);
                 }
-                Err(no_response(terms.operation, terms.timeout.patience))
+                Err(no_response(terms.operation, begin.elapsed()))
             }
         }
     }

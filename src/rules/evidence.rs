@@ -187,7 +187,17 @@ impl From<Cause> for Failure {
                 Cause::Overtaken => {
                     "a session is live, although the condition of its update fails: is it changed all the time?"
                 }
-                _ => "see the failures before",
+                Cause::Throttled
+                | Cause::Conflict
+                | Cause::ServerError
+                | Cause::Unreadable
+                | Cause::Disconnected
+                | Cause::NoResponse
+                | Cause::BadSignature
+                | Cause::UnknownCode
+                | Cause::UnknownError
+                | Cause::Refused
+                | Cause::BadItem => "DynamoDB failed",
             },
         )
     }

@@ -62,6 +62,8 @@ struct Row {
     /// earlier one.
     doubt: Doubt,
     attempts: Attempts,
+    /// The whole requests in a row in which a write of the session was and that failed.
+    requests: Attempts,
     /// Set once the session is not written again.
     last_reads: Option<LastReads>,
     /// Whether the session has been in a read before, for [`Taken::again`].
@@ -76,6 +78,8 @@ struct LastReads {
     /// Why the session is given up if no read closes it: the cause for which it is not written again, or a permanent cause of
     /// its reads.
     cause: Cause,
+    /// How many of the last reads have closed nothing, so that their back-off grows.
+    made: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +109,8 @@ pub struct Ending<'a> {
     pub budget: &'a Budget,
     /// Attempts at one session.
     pub attempts: u32,
+    /// Whether there was no response, or only one error for the whole request.
+    pub is_failure: bool,
 }
 
 /// The sessions that the ledger gives to one request.
@@ -132,6 +138,7 @@ impl Ledger {
             standing: Standing::ToWrite(now),
             doubt: Doubt::None,
             attempts: Attempts::default(),
+            requests: Attempts::default(),
             last_reads: None,
             was_read: false,
         });
@@ -170,7 +177,7 @@ impl Ledger {
     }
 
     /// Applies the report of a write, or why there is none. `gets_further` says that the request has changed other sessions, so
-    /// earlier attempts at this one do not count. Returns whether no attempt is left for the session.
+    /// earlier attempts at this one do not count. Returns whether no attempt is left because whole requests have failed.
     pub fn written(
         &mut self,
         session: &TokenHash,
@@ -193,7 +200,12 @@ impl Ledger {
         }
         row.attempts.fail(cause);
         row.doubt = row.doubt.max(cause.rule().doubt);
-        let attempts = row.attempts;
+        if ending.is_failure {
+            row.requests.fail(cause);
+        } else {
+            row.requests.restart();
+        }
+        let (attempts, requests) = (row.attempts, row.requests);
         if cause == Cause::Overtaken {
             self.set(number, Standing::ToRead(ending.now));
         } else if cause.rule().doubt > Doubt::None {
@@ -201,7 +213,7 @@ impl Ledger {
         } else {
             self.write_again(number, ending);
         }
-        attempts.are_used_up(ending.attempts)
+        ending.is_failure && requests.are_used_up(ending.attempts)
     }
 
     /// Applies what a read has found of the session, or why the session was not read.
@@ -213,7 +225,10 @@ impl Ledger {
                 self.set(number, Standing::NothingToRevoke);
             }
             Ok(Found::Live) if row.last_reads.is_none() => self.write_again(number, ending),
-            Ok(Found::Live) => self.read_again(number, ending),
+            Ok(Found::Live) => {
+                row.attempts.restart();
+                self.read_again(number, ending);
+            }
             Err(cause) => {
                 row.attempts.fail(cause);
                 let (are_used_up, doubt) = (row.attempts.are_used_up(ending.attempts), row.doubt);
@@ -311,11 +326,11 @@ impl Ledger {
         row.last_reads = Some(match row.last_reads {
             None => {
                 row.attempts.restart();
-                LastReads { until, cause }
+                LastReads { until, cause, made: 0 }
             }
             // A permanent cause stays: it must reach the client, who would call again for nothing.
             Some(last) if !last.cause.rule().calling_again_helps => LastReads { until: until.min(last.until), ..last },
-            Some(last) => LastReads { until: until.min(last.until), cause },
+            Some(last) => LastReads { until: until.min(last.until), cause, ..last },
         });
         self.read_again(number, ending);
     }
@@ -327,10 +342,9 @@ impl Ledger {
             None => Standing::ToRead(ending.retry_at(&row.attempts)),
             Some(last) if ending.now >= last.until => Standing::GivenUp(last.cause),
             Some(last) => {
-                // A read that closes nothing counts as failed, so that the back-off grows.
-                row.attempts.fail(last.cause);
-                let at = ending.budget.backoff(row.attempts.failed(), ending.now, ending.random);
-                Standing::ToRead(at.min(last.until))
+                let made = last.made + 1;
+                row.last_reads = Some(LastReads { made, ..last });
+                Standing::ToRead(ending.budget.backoff(made, ending.now, ending.random).min(last.until))
             }
         };
         self.set(number, standing);
@@ -408,13 +422,13 @@ mod tests {
 
         fn write(&mut self, report: Result<Report, Cause>) -> bool {
             self.take(Work::Write);
-            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8 };
+            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8, is_failure: false };
             self.ledger.written(&self.session, report, false, &ending)
         }
 
         fn read(&mut self, found: Result<Found, Cause>) {
             self.take(Work::Read);
-            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8 };
+            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8, is_failure: false };
             self.ledger.was_read(&self.session, found, &ending);
         }
     }
@@ -452,7 +466,7 @@ mod tests {
     #[test]
     fn a_session_that_is_given_up_is_no_evidence_and_keeps_its_cause() {
         let mut trial = Trial::new();
-        assert!(trial.write(Err(Cause::Refused)));
+        assert!(!trial.write(Err(Cause::Refused)), "no whole request has failed");
         assert!(!trial.ledger.is_closed());
         assert_eq!(trial.ledger.given_up().collect::<Vec<_>>(), [Cause::Refused]);
     }
@@ -466,7 +480,7 @@ mod tests {
         }
         let first = trial.ledger.take(Work::Write, 2, trial.now).expect("sessions");
         assert_eq!((first.sessions.len(), &first.sessions[1], first.again), (2, &others[0], false));
-        let ending = Ending { now: trial.now, random: 0.5, budget: &trial.budget, attempts: 8 };
+        let ending = Ending { now: trial.now, random: 0.5, budget: &trial.budget, attempts: 8, is_failure: false };
         for session in &first.sessions {
             trial.ledger.written(session, Err(Cause::Throttled), false, &ending);
         }

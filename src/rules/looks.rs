@@ -149,6 +149,12 @@ impl<C: Clone> Looks<C> {
         }
     }
 
+    /// Whether a page is being read.
+    #[must_use]
+    pub fn are_under_way(&self) -> bool {
+        matches!(self.state, State::UnderWay(..))
+    }
+
     /// Whether no further look is necessary.
     #[must_use]
     pub fn are_enough(&self) -> bool {

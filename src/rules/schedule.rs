@@ -23,8 +23,8 @@
 //! | the first page of a look | no session waits to be written, and the pause before the look is over |
 //!
 //! A batch exists for one request only. The [`Ledger`] knows each session by itself, so the sessions that are due next share a
-//! batch whatever their history. A write that fails concerns one session. When a whole request of writes fails and leaves one of
-//! its sessions no attempt, the sessions that wait to be written are given up: the next request would probably fail too.
+//! batch whatever their history. A write that fails concerns one session. Only when all attempts at a session have failed as whole
+//! requests, the sessions that wait to be written are given up: the next request would probably fail too.
 
 use std::collections::BTreeMap;
 
@@ -53,6 +53,8 @@ pub struct Schedule<C> {
     stopped: Option<Cause>,
     /// The latest failure of each cause, with its text for the log. The ledger and the looks keep causes only.
     failures: BTreeMap<Cause, Failure>,
+    /// The cause of the latest failure.
+    latest: Option<Cause>,
     /// Whether a write has been sent.
     began: bool,
     statistics: Statistics,
@@ -134,6 +136,7 @@ impl<C: Clone> Schedule<C> {
             under_way: 0,
             stopped: None,
             failures: BTreeMap::new(),
+            latest: None,
             began: false,
             statistics: Statistics::default(),
         }
@@ -175,17 +178,12 @@ impl<C: Clone> Schedule<C> {
     /// The result of the call, once no step is under way. Success needs evidence: that nothing failed does not suffice.
     #[must_use]
     pub fn finish(self) -> CallResult {
-        debug_assert!(self.under_way == 0, "a step is under way");
+        debug_assert!(self.under_way == 0 && !self.looks.are_under_way(), "a step is under way");
         let causes = self.ledger.given_up().chain(self.stopped).chain(self.looks.failure());
         // A permanent cause takes precedence: the client must not call again for nothing.
         let cause = causes.max_by_key(|cause| !cause.rule().calling_again_helps);
         let is_proven = self.looks.are_enough() && self.ledger.is_closed();
-        let result = if is_proven {
-            Ok(())
-        } else {
-            let cause = cause.unwrap_or(Cause::OutOfTime);
-            Err(self.failures.get(&cause).cloned().unwrap_or_else(|| Failure::from(cause)))
-        };
+        let result = if is_proven { Ok(()) } else { Err(self.failure(cause.unwrap_or(Cause::OutOfTime))) };
         CallResult { result, count: self.ledger.count(), began: self.began, statistics: self.statistics }
     }
 
@@ -201,8 +199,11 @@ impl<C: Clone> Schedule<C> {
     }
 
     fn next_write(&mut self, now: Instant) -> Option<Step<C>> {
-        if self.ledger.waiting_to_be_written() > 0 && !self.budget.may_write(now.max(self.pace.free_at())) {
-            self.stop(Cause::OutOfTime, now);
+        let is_late = !self.budget.may_write(now.max(self.pace.free_at()));
+        let stop = self.stopped.or(is_late.then_some(Cause::OutOfTime));
+        if let Some(cause) = stop.filter(|_| self.ledger.waiting_to_be_written() > 0) {
+            self.stop(cause, now);
+            return None;
         }
         if self.pace.free_at() > now {
             return None;
@@ -237,8 +238,8 @@ impl<C: Clone> Schedule<C> {
         let page = match page {
             Ok(page) => page,
             Err(failure) => {
-                self.looks.page_failed(failure.cause, self.limits.attempts, &self.budget, now, random);
-                self.failures.insert(failure.cause, failure);
+                let cause = self.note(failure);
+                self.looks.page_failed(cause, self.limits.attempts, &self.budget, now, random);
                 return;
             }
         };
@@ -251,9 +252,6 @@ impl<C: Clone> Schedule<C> {
         self.statistics.entries += page.entries;
         let took = self.looks.page_read(shows_new, page.next, &self.budget, now, random);
         self.budget.answered_after(took);
-        if let Some(cause) = self.stopped {
-            self.stop(cause, now);
-        }
     }
 
     fn written(
@@ -275,21 +273,18 @@ impl<C: Clone> Schedule<C> {
         let throttled = reports.iter().filter(slows_down).count();
         let changed = reports.iter().filter(|report| matches!(report, Ok(Report::Changed))).count();
         self.pace.learn(changed, throttled, now);
-        let ending = Ending { now, random, budget: &self.budget, attempts: self.limits.attempts };
+        let budget = self.budget;
+        let ending = Ending { is_failure: !has_response, ..self.ending(&budget, now, random) };
         let mut used_up = None;
         for (session, report) in batch.sessions.iter().zip(reports) {
-            let report = report.map_err(|failure| {
-                let cause = failure.cause;
-                self.failures.insert(cause, failure);
-                cause
-            });
+            let report = report.map_err(|failure| self.note(failure));
             // A table that accepts some writes of a request is only busy: the throttled ones get all their attempts anew.
             let gets_further = changed > 0 && report == Err(Cause::Throttled);
             if self.ledger.written(session, report, gets_further, &ending) {
                 used_up = report.err();
             }
         }
-        if let Some(cause) = used_up.filter(|_| !has_response) {
+        if let Some(cause) = used_up {
             self.stop(cause, now);
         }
     }
@@ -303,16 +298,19 @@ impl<C: Clone> Schedule<C> {
                 found.into_iter().map(|found| found.ok_or(Cause::Throttled)).collect()
             }
             Err(failure) => {
-                let cause = failure.cause;
-                self.failures.insert(cause, failure);
+                let cause = self.note(failure);
                 vec![Err(cause); batch.sessions.len()]
             }
         };
         debug_assert_eq!(found.len(), batch.sessions.len(), "not one result for each session");
-        let ending = Ending { now, random, budget: &self.budget, attempts: self.limits.attempts };
+        let budget = self.budget;
+        let ending = self.ending(&budget, now, random);
         for (session, found) in batch.sessions.iter().zip(found) {
             if found == Ok(Found::Ended) {
                 self.looks.replaced(now);
+                if let Some(cause) = self.stopped {
+                    self.looks.fail(cause);
+                }
             }
             self.ledger.was_read(session, found, &ending);
         }
@@ -320,10 +318,32 @@ impl<C: Clone> Schedule<C> {
 
     /// Gives up the sessions that wait to be written, and the looks if they are not enough. Sessions in doubt are still read.
     fn stop(&mut self, cause: Cause, now: Instant) {
-        let ending = Ending { now, random: 0.0, budget: &self.budget, attempts: self.limits.attempts };
+        let budget = self.budget;
+        let ending = self.ending(&budget, now, 0.0);
         self.ledger.stop_writing(cause, &ending);
         self.looks.fail(cause);
         self.stopped.get_or_insert(cause);
+    }
+
+    fn ending<'a>(&self, budget: &'a Budget, now: Instant, random: f64) -> Ending<'a> {
+        Ending { now, random, budget, attempts: self.limits.attempts, is_failure: false }
+    }
+
+    /// Keeps the text of a failure for the log.
+    fn note(&mut self, failure: Failure) -> Cause {
+        let cause = failure.cause;
+        self.latest = Some(cause);
+        self.failures.insert(cause, failure);
+        cause
+    }
+
+    /// The failure of a call that ends for this cause. If it ends because the time is over, the log says what took the time.
+    fn failure(&self, cause: Cause) -> Failure {
+        let noted = match (cause, self.latest) {
+            (Cause::OutOfTime, Some(latest)) => self.failures.get(&latest),
+            _ => self.failures.get(&cause),
+        };
+        noted.map_or_else(|| Failure::from(cause), |failure| failure.as_cause(cause))
     }
 }
 
@@ -737,13 +757,15 @@ mod tests {
         let now = Instant::now();
         let mut schedule = begun(now);
         let failed = || StepResult::Page(Err(failure(Cause::Disconnected)));
+        let mut write = None;
         for result in [failed(), page_before(Some(1), sessions(0..1)), failed(), page(Vec::new())] {
             schedule.apply(result, now, 0.5);
-            let steps = steps(&mut schedule, now);
-            assert!(matches!(steps.last(), Some(Step::Page(..))), "{steps:?}");
+            let mut steps = steps(&mut schedule, now);
+            assert!(matches!(steps.pop(), Some(Step::Page(..))), "{steps:?}");
+            write = write.or(steps.pop());
         }
         schedule.apply(page(Vec::new()), now, 0.5);
-        schedule.under_way = 0;
+        schedule.apply(all_changed(write.expect("a write")), now, 0.5);
         let Statistics { looks, pages, entries, retries, .. } = schedule.finish().statistics;
         assert_eq!((looks, pages, entries, retries), (2, 3, 1, 2));
     }
@@ -945,6 +967,61 @@ mod tests {
         let call = schedule.finish();
         assert_eq!(call.result.map_err(|failure| failure.cause), Err(Cause::Refused));
         assert_eq!((call.count, call.began), (0, true));
+    }
+
+    #[test]
+    fn a_session_in_conflict_and_one_closed_connection_give_up_no_other_session() {
+        let (mut writes, limit) = (0, ATTEMPTS - 1);
+        let (call, _) = waits(600, |step| match step {
+            Step::Write(batch) => {
+                let is_conflicting = |session: &TokenHash| number(session) == 0;
+                if batch.sessions.iter().any(is_conflicting) {
+                    writes += 1;
+                    if writes > limit {
+                        return StepResult::Written(batch, Err(failure(Cause::Disconnected)));
+                    }
+                }
+                let report =
+                    |session| if is_conflicting(session) { Err(failure(Cause::Conflict)) } else { Ok(Report::Changed) };
+                let reports = batch.sessions.iter().map(report).collect();
+                StepResult::Written(batch, Ok(reports))
+            }
+            Step::Read(batch) => {
+                let found = batch.sessions.iter().map(|_| Some(Found::Live)).collect();
+                StepResult::Read(batch, Ok(found))
+            }
+            Step::Page(..) => unreachable!(),
+        });
+        assert_eq!(call.count, 599);
+        assert!(call.result.is_err());
+    }
+
+    #[test]
+    fn once_a_call_has_stopped_writing_no_write_is_given_out() {
+        let now = Instant::now();
+        let (mut schedule, first) = shown(sessions(0..50), now);
+        let mut first = first.into_iter();
+        let (refused, throttled) = (first.next().expect("a step"), first.next().expect("a step"));
+        let Step::Write(batch) = refused else { panic!("{refused:?}") };
+        schedule.apply(StepResult::Written(batch, Err(failure(Cause::Refused))), now, 0.5);
+        schedule.apply(written(throttled, &Err(failure(Cause::Throttled))), now, 0.5);
+        let later = now + Duration::from_secs(2);
+        assert!(steps(&mut schedule, later).is_empty() && schedule.next_at().is_none());
+    }
+
+    #[test]
+    fn the_log_says_what_has_taken_the_time() {
+        let begin = Instant::now();
+        let (call, _) = run(schedule(begin), begin, |step, _| {
+            let result = match step {
+                Step::Page(..) => page(sessions(0..1)),
+                Step::Write(batch) => StepResult::Written(batch, Ok(vec![Err(failure(Cause::Throttled))])),
+                Step::Read(..) => unreachable!(),
+            };
+            (result, Duration::from_secs(9))
+        });
+        let failure = call.result.expect_err("a failure");
+        assert_eq!((failure.cause, failure.to_string().as_str()), (Cause::OutOfTime, "a failure"));
     }
 
     #[test]
