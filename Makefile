@@ -97,6 +97,7 @@ simulation: rust
 # In a copy of the project, with the libraries that `make simulation` has built. .cargo/mutants.toml says which mistakes are left
 # out, and why. With exit code 3 all were found, some by a test that did not end.
 mutants: rust $(MUTANTS_STAMP)
+	@mkdir -p target
 	TRIALS=400 CARGO_TARGET_DIR=$(CURDIR)/target CARGO_PROFILE_SIMULATION_OPT_LEVEL=0 \
 		.tools/cargo-mutants/bin/cargo-mutants mutants --output target/mutants $(MUTANTS) || [ $$? -eq 3 ]
 
