@@ -121,7 +121,7 @@ impl Handler {
             let Some(timeout) = budget.read_timeout(attempts.failed(), begin) else { return Err(out_of_time) };
             let failure = match self.store.authenticate(token_hash, self.clock, timeout).await {
                 Ok(session) => {
-                    budget.answered_after(begin.elapsed());
+                    budget.responded_after(begin.elapsed());
                     return Ok(session);
                 }
                 Err(failure) => failure,

@@ -121,7 +121,7 @@ impl Error {
                 "The requested action was forbidden.",
                 "The user was authenticated too long ago. Let them sign in again, and call with the new session.",
             ),
-            Self::Store { cause, .. } if cause.is_retryable() => ErrorAnswer {
+            Self::Store { cause, .. } if cause.calling_again_helps() => ErrorAnswer {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 id: "temporarily_unavailable",
                 message: "The service is temporarily unavailable.",

@@ -121,7 +121,7 @@ impl Budget {
     }
 
     /// Learns how long a response took. At most 3 s of it count: one very late response must not stop all writes.
-    pub fn answered_after(&mut self, time: Duration) {
+    pub fn responded_after(&mut self, time: Duration) {
         self.slowest = self.slowest.max(time.min(MAX_TIMEOUT));
     }
 
@@ -244,8 +244,8 @@ mod tests {
     #[test]
     fn no_time_out_is_shorter_than_twice_the_slowest_response() {
         let (mut budget, now) = lasting(Duration::from_secs(29));
-        budget.answered_after(Duration::from_millis(600));
-        budget.answered_after(Duration::from_millis(10));
+        budget.responded_after(Duration::from_millis(600));
+        budget.responded_after(Duration::from_millis(10));
         assert_eq!(budget.write_timeout(0).patience.as_millis(), 1_200);
         assert_eq!(budget.read_timeout(0, now).map(|timeout| timeout.patience.as_millis()), Some(1_200));
     }
@@ -263,7 +263,7 @@ mod tests {
         let (mut budget, _) = lasting(Duration::from_secs(29));
         let last = budget.stop_writing - Duration::from_millis(1);
         assert!(budget.may_write(last) && !budget.may_write(budget.stop_writing));
-        budget.answered_after(Duration::from_millis(501));
+        budget.responded_after(Duration::from_millis(501));
         let last = budget.writes_end - Duration::from_millis(1_002);
         assert!(!budget.may_write(last) && budget.may_write(last - Duration::from_millis(1)));
     }

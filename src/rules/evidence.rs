@@ -172,7 +172,7 @@ impl Failure {
 
     /// Whether another call may succeed although nothing else is changed.
     #[must_use]
-    pub fn is_retryable(&self) -> bool {
+    pub fn calling_again_helps(&self) -> bool {
         self.cause.rule().calling_again_helps
     }
 }

@@ -126,7 +126,7 @@ pub struct Taken {
 
 impl Ledger {
     /// Makes a row for a session that the index shows, to be written now; false if the session has a row already.
-    pub fn enter(&mut self, session: TokenHash, now: Instant) -> bool {
+    pub fn add(&mut self, session: TokenHash, now: Instant) -> bool {
         let number = self.rows.len();
         if self.numbers.contains_key(&session) {
             return false;
@@ -410,7 +410,7 @@ mod tests {
             let (wall, now) = (SystemTime::now(), Instant::now());
             let budget = Budget::until(wall + Duration::from_secs(29), wall, now);
             let (mut ledger, session) = (Ledger::default(), TokenHash::from_table("a"));
-            assert!(ledger.enter(session.clone(), now));
+            assert!(ledger.add(session.clone(), now));
             Self { ledger, session, budget, now }
         }
 
@@ -437,7 +437,7 @@ mod tests {
     fn a_session_is_counted_once_however_often_it_is_shown() {
         let mut trial = Trial::new();
         trial.write(Ok(Report::Changed));
-        assert!(!trial.ledger.enter(trial.session.clone(), trial.now));
+        assert!(!trial.ledger.add(trial.session.clone(), trial.now));
         assert_eq!((trial.ledger.next_due(Work::Write), trial.ledger.next_due(Work::Read)), (None, None));
         assert_eq!((trial.ledger.count(), trial.ledger.is_closed()), (1, true));
     }
@@ -476,7 +476,7 @@ mod tests {
         let mut trial = Trial::new();
         let others: Vec<_> = (0..3).map(|number| TokenHash::from_table(&number.to_string())).collect();
         for other in &others {
-            trial.ledger.enter(other.clone(), trial.now);
+            trial.ledger.add(other.clone(), trial.now);
         }
         let first = trial.ledger.take(Work::Write, 2, trial.now).expect("sessions");
         assert_eq!((first.sessions.len(), &first.sessions[1], first.again), (2, &others[0], false));

@@ -246,12 +246,12 @@ impl<C: Clone> Schedule<C> {
         let mut shows_new = false;
         for session in page.sessions {
             // The caller's own session gets no row in the ledger, so no step can hold it.
-            shows_new |= session != self.caller && self.ledger.enter(session, now);
+            shows_new |= session != self.caller && self.ledger.add(session, now);
         }
         self.statistics.pages += 1;
         self.statistics.entries += page.entries;
         let took = self.looks.page_read(shows_new, page.next, &self.budget, now, random);
-        self.budget.answered_after(took);
+        self.budget.responded_after(took);
     }
 
     fn written(
@@ -266,7 +266,7 @@ impl<C: Clone> Schedule<C> {
         let reports = reports.unwrap_or_else(|failure| vec![Err(failure); batch.sessions.len()]);
         debug_assert_eq!(reports.len(), batch.sessions.len(), "not one report for each session");
         if has_response {
-            self.budget.answered_after(now - batch.since);
+            self.budget.responded_after(now - batch.since);
         }
         let slows_down =
             |report: &&Result<Report, Failure>| report.as_ref().is_err_and(|failure| failure.cause.rule().slows_down);
@@ -293,7 +293,7 @@ impl<C: Clone> Schedule<C> {
         self.under_way -= 1;
         let found: Vec<_> = match found {
             Ok(found) => {
-                self.budget.answered_after(now - batch.since);
+                self.budget.responded_after(now - batch.since);
                 // DynamoDB does not read all sessions of a request when it has too much to do.
                 found.into_iter().map(|found| found.ok_or(Cause::Throttled)).collect()
             }
