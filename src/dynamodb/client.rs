@@ -2,6 +2,7 @@
 //! sends a request and waits for the response; `store` says what is requested, and `budget` how long to wait.
 
 use std::error::Error;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,8 +19,9 @@ use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::{Client, config};
 use aws_smithy_http_client::{Builder, tls};
 use aws_smithy_runtime_api::client::interceptors::disable_interceptor;
-use futures_util::future::select_ok;
+use futures_util::future::{FutureExt, select_ok};
 use tokio::select;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{no_response, of_request};
@@ -29,6 +31,8 @@ use crate::rules::evidence::{Cause, Failure};
 
 /// How many short sleeps make up the patience for a response: see [`Connections::silence`].
 const SLEEPS: u32 = 10;
+/// Turns of the runtime in which a response that is in a socket reaches the request: it passes the connection, TLS and HTTP.
+const TURNS: u32 = 16;
 
 /// Region, credentials and endpoint as every SDK finds them. Retries are off: a retry by the SDK would hide that a response was
 /// lost. Time-outs are off: `budget` sets them by the time left of the invocation.
@@ -154,29 +158,39 @@ impl Connections {
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let pool = self.pool();
-        let (may_be_dead, begin) = (pool.may_be_dead(), Instant::now());
-        select! {
+        let begin = Instant::now();
+        let mut sending = pin!(send(pool.client.clone()));
+        let (result, is_silent) = select! {
             biased;
-            result = send(pool.client.clone()) => {
-                if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
-                    self.responded(&pool);
-                }
-                let result = result.map_err(|error| of_request(terms.operation, terms.table, &error));
-                match result.as_ref().err().map(|failure| failure.cause) {
-                    // A connection that died in a pause is probably not the only one.
-                    Some(Cause::Disconnected | Cause::NoResponse) if may_be_dead => self.replace(&pool),
-                    Some(Cause::BadSignature) => self.renew_credentials(&pool),
-                    _ => {}
-                }
-                result
-            }
-            is_silent = self.silence(terms.timeout) => {
-                if is_silent {
-                    self.replace(&pool);
-                }
-                Err(no_response(terms.operation, begin.elapsed()))
-            }
+            result = &mut sending => (Some(result), false),
+            is_silent = self.silence(terms.timeout) => (arrived(sending).await, is_silent),
+        };
+        if let Some(result) = result {
+            return self.understood(terms, &pool, result);
         }
+        if is_silent {
+            self.replace(&pool);
+        }
+        Err(no_response(terms.operation, begin.elapsed()))
+    }
+
+    /// What a response, or the lack of one, means, and what follows from it for the connections.
+    fn understood<T, E>(&self, terms: Terms<'_>, pool: &Pool, result: Result<T, SdkError<E>>) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let may_be_dead = pool.may_be_dead();
+        if matches!(result, Ok(_) | Err(SdkError::ServiceError(_))) {
+            self.responded(pool);
+        }
+        let result = result.map_err(|error| of_request(terms.operation, terms.table, &error));
+        match result.as_ref().err().map(|failure| failure.cause) {
+            // A connection that died in a pause is probably not the only one.
+            Some(Cause::Disconnected | Cause::NoResponse) if may_be_dead => self.replace(pool),
+            Some(Cause::BadSignature) => self.renew_credentials(pool),
+            _ => {}
+        }
+        result
     }
 
     /// Waits for a time-out. Returns true if the patience has run out, so the connection counts as dead; false if the end of the
@@ -235,6 +249,18 @@ impl Connections {
     fn current(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The result of a request whose time is over, if its response has arrived already. A process that was stalled finds the response
+/// and the end of the time at once, and what the response reports must be counted.
+async fn arrived<T>(mut sending: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    for _ in 0..TURNS {
+        if let Some(result) = sending.as_mut().now_or_never() {
+            return Some(result);
+        }
+        yield_now().await;
+    }
+    None
 }
 
 impl Pool {

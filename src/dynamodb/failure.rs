@@ -33,7 +33,13 @@ pub fn unreadable(operation: &'static str) -> Failure {
     failure(Cause::Unreadable, operation, "the response cannot be read")
 }
 
-/// The failure of an item, or of an index entry, without this attribute.
+/// The failure of an index entry without its key.
+#[must_use]
+pub fn bad_entry() -> Failure {
+    Failure::new(Cause::BadEntry, "an entry of the index has no usable token_hash")
+}
+
+/// The failure of an item without this attribute.
 #[must_use]
 pub fn bad_item(attribute: &'static str) -> Failure {
     Failure::new(Cause::BadItem, format!("an item has no usable {attribute}"))

@@ -25,7 +25,7 @@ use lambda_http::tracing::warn;
 use tokio::time::Instant;
 
 use super::client::{Connections, Terms};
-use super::failure::{bad_item, of_statement, unreadable};
+use super::failure::{bad_entry, bad_item, of_statement, unreadable};
 use crate::config::Table;
 use crate::rules::budget::{CONNECT_TIMEOUT, Timeout};
 use crate::rules::evidence::{Failure, Found, Page, Report};
@@ -279,7 +279,7 @@ fn complete_page(operation: &'static str, output: QueryOutput) -> Result<Page<Cu
     if usize::try_from(output.count) != Ok(items.len()) || !next.as_ref().is_none_or(is_place) {
         return Err(unreadable(operation));
     }
-    let token_hash = |entry| text(entry, "token_hash").map(TokenHash::from_table).ok_or_else(|| bad_item("token_hash"));
+    let token_hash = |entry| text(entry, "token_hash").map(TokenHash::from_table).ok_or_else(bad_entry);
     let sessions = items.iter().map(token_hash).collect::<Result<_, _>>()?;
     let entries = output.scanned_count.try_into().unwrap_or_default();
     Ok(Page { sessions, entries, next: next.map(Cursor) })

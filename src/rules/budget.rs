@@ -24,7 +24,7 @@
 //! | time-outs of the attempts at a read | 0.5, 1, 2, 3, 3, 3, 3, 3 s: 18.5 s in all |
 //! | time-outs of the attempts at a batch of writes | 0.25, 0.5, 1, 2, 3, 3, 3, 3 s: 15.75 s in all |
 //! | back-offs before the retries, at random between 0 and | 50, 100, 200, 400, 800, 1,000, 1,000 ms: 3.55 s in all |
-//! | pauses between looks after a session was replaced, at random between half of and | 0, 25, 50, 100, 200, 400, 400, … ms |
+//! | pauses between looks after a session was replaced, at random between half of and | 0, 25, 50, 100, 150, 150, … ms |
 //!
 //! So all attempts at one read, or at one write, fit into the 25.5 s that an invocation of 29 s has until `stop_writing`. No
 //! time-out is shorter than twice the slowest response so far, of which at most 3 s count. A read waits for no more than half of
@@ -35,7 +35,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::evidence::Cause;
+use super::evidence::{Backoff, Cause};
 
 /// Reserved to send the answer: at most this long, and at most one part in so many of the invocation. A sandbox of 128 MB has
 /// 7 % of a core and needs some 80 ms.
@@ -79,8 +79,9 @@ pub const STRAGGLING: Duration = Duration::from_millis(1_500);
 pub const INDEX_LAG: Duration = Duration::from_secs(1);
 /// The first pause between looks that is not zero: twice the median time in which the index shows a change.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// The longest pause between looks: less than half of [`INDEX_LAG`], so that several looks fall into it.
-const MAX_PAUSE: Duration = Duration::from_millis(400);
+/// The longest pause between looks: a seventh of [`INDEX_LAG`], so that a session that the index shows for a short time only is
+/// probably seen.
+const MAX_PAUSE: Duration = Duration::from_millis(150);
 
 /// The deadlines of one invocation, and the slowest response in it so far.
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +150,11 @@ impl Budget {
     /// When to attempt something again after this many failures, the latest of which had this cause.
     #[must_use]
     pub fn retry_at(&self, cause: Cause, failures: u32, now: Instant, random: f64) -> Instant {
-        if failures == 1 && !cause.rule().backs_off_at_once { now } else { self.backoff(failures, now, random) }
+        match cause.rule().backoff {
+            Backoff::ButTheFirst | Backoff::LongButTheFirst if failures == 1 => now,
+            Backoff::Always | Backoff::ButTheFirst => self.backoff(failures, now, random),
+            Backoff::LongButTheFirst => self.backoff(failures, now, 0.5 + random / 2.0),
+        }
     }
 
     /// The end of the back-off after this many failures. `random` is from 0 to 1.
@@ -228,7 +233,7 @@ mod tests {
     #[test]
     fn pauses_between_looks_double_up_to_a_limit() {
         let pauses = [0, 1, 2, 3, 4, 5, 6, 99].map(|looks| pause(looks, 1.0).as_millis());
-        assert_eq!(pauses, [0, 25, 50, 100, 200, 400, 400, 400]);
+        assert_eq!(pauses, [0, 25, 50, 100, 150, 150, 150, 150]);
         assert_eq!(pause(3, 0.0).as_millis(), 50);
     }
 

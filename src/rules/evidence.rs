@@ -79,10 +79,23 @@ pub enum Cause {
     Overtaken,
     /// The request cannot succeed before something is changed, such as a permission.
     Refused,
+    /// An entry of the index lacks its key, without which its session cannot be revoked.
+    BadEntry,
     /// An item of the table breaks its schema.
     BadItem,
     /// Too little of the invocation's time is left.
     OutOfTime,
+}
+
+/// Which retries wait for a back-off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backoff {
+    /// Every retry waits, for a random part of the longest back-off.
+    Always,
+    /// Every retry but the first, which is made at once.
+    ButTheFirst,
+    /// Every retry but the first, for at least half of the longest back-off, so that the attempts span a time.
+    LongButTheFirst,
 }
 
 /// What follows from a [`Cause`].
@@ -91,8 +104,8 @@ pub struct Rule {
     /// After so many attempts in a row that fail for this cause, none is left.
     /// [`Limits::attempts`](super::limits::Limits::attempts) is the limit whatever the causes are.
     pub attempts: u32,
-    /// Whether already the first retry waits for a back-off. Every later retry does.
-    pub backs_off_at_once: bool,
+    /// Which retries wait for a back-off, and how long that is.
+    pub backoff: Backoff,
     /// Whether writing more slowly helps.
     pub slows_down: bool,
     /// What a write that failed for this cause may have done.
@@ -103,47 +116,48 @@ pub struct Rule {
 
 /// No limit for a cause that may pass, besides [`Limits::attempts`](super::limits::Limits::attempts).
 const AS_OFTEN_AS_POSSIBLE: u32 = u32::MAX;
-/// The limit for a cause that is usually permanent. With back-offs of at most 50, 100 and 200 ms, four attempts end within half
-/// a second.
-const A_FEW: u32 = 4;
+/// The limit for errors of the signature. With back-offs of 50 to 100, 100 to 200 and 200 to 400 ms, five attempts span 0.35 to
+/// 0.7 s: longer than the clock of a thawed sandbox lags, and less than a second.
+const A_FEW: u32 = 5;
 
 impl Cause {
     /// What follows from this cause. *All* attempts are those that `Limits::attempts` allows.
     ///
-    /// | cause | attempts | back-off at once | slow down | doubt | calling again helps |
+    /// | cause | attempts | first retry | slow down | doubt | calling again helps |
     /// |---|---|---|---|---|---|
-    /// | throttled | all | yes | yes | | yes |
-    /// | conflict | all | yes | | | yes |
-    /// | server error, unreadable | all | yes | | applied | yes |
-    /// | disconnected | all | | | applied | yes |
-    /// | no response | all | | | still possible | yes |
-    /// | bad signature | 4 | | | | |
-    /// | unknown code | 4 | yes | | applied | |
+    /// | throttled | all | after a back-off | yes | | yes |
+    /// | conflict | all | after a back-off | | | yes |
+    /// | server error, unreadable | all | after a back-off | | applied | yes |
+    /// | disconnected | all | at once | | applied | yes |
+    /// | no response | all | at once | | still possible | yes |
+    /// | bad signature | 5 | at once, later ones after long back-offs | | | |
+    /// | unknown code, bad entry | all | after a back-off | | applied | |
     /// | unknown error | 1 | | | applied | |
-    /// | overtaken | all | | | | |
+    /// | overtaken | all | at once | | | |
     /// | refused, bad item | 1 | | | | |
     /// | out of time | 1 | | | | yes |
     #[must_use]
     pub fn rule(self) -> Rule {
-        let rule = |attempts, backs_off_at_once, slows_down, doubt, calling_again_helps| Rule {
+        use Backoff::{Always, ButTheFirst, LongButTheFirst};
+        let rule = |attempts, backoff, slows_down, doubt, calling_again_helps| Rule {
             attempts,
-            backs_off_at_once,
+            backoff,
             slows_down,
             doubt,
             calling_again_helps,
         };
         match self {
-            Self::Throttled => rule(AS_OFTEN_AS_POSSIBLE, true, true, Doubt::None, true),
-            Self::Conflict => rule(AS_OFTEN_AS_POSSIBLE, true, false, Doubt::None, true),
-            Self::ServerError | Self::Unreadable => rule(AS_OFTEN_AS_POSSIBLE, true, false, Doubt::Applied, true),
-            Self::Disconnected => rule(AS_OFTEN_AS_POSSIBLE, false, false, Doubt::Applied, true),
-            Self::NoResponse => rule(AS_OFTEN_AS_POSSIBLE, false, false, Doubt::StillPossible, true),
-            Self::BadSignature => rule(A_FEW, false, false, Doubt::None, false),
-            Self::UnknownCode => rule(A_FEW, true, false, Doubt::Applied, false),
-            Self::UnknownError => rule(1, false, false, Doubt::Applied, false),
-            Self::Overtaken => rule(AS_OFTEN_AS_POSSIBLE, false, false, Doubt::None, false),
-            Self::Refused | Self::BadItem => rule(1, false, false, Doubt::None, false),
-            Self::OutOfTime => rule(1, false, false, Doubt::None, true),
+            Self::Throttled => rule(AS_OFTEN_AS_POSSIBLE, Always, true, Doubt::None, true),
+            Self::Conflict => rule(AS_OFTEN_AS_POSSIBLE, Always, false, Doubt::None, true),
+            Self::ServerError | Self::Unreadable => rule(AS_OFTEN_AS_POSSIBLE, Always, false, Doubt::Applied, true),
+            Self::Disconnected => rule(AS_OFTEN_AS_POSSIBLE, ButTheFirst, false, Doubt::Applied, true),
+            Self::NoResponse => rule(AS_OFTEN_AS_POSSIBLE, ButTheFirst, false, Doubt::StillPossible, true),
+            Self::BadSignature => rule(A_FEW, LongButTheFirst, false, Doubt::None, false),
+            Self::UnknownCode | Self::BadEntry => rule(AS_OFTEN_AS_POSSIBLE, Always, false, Doubt::Applied, false),
+            Self::UnknownError => rule(1, ButTheFirst, false, Doubt::Applied, false),
+            Self::Overtaken => rule(AS_OFTEN_AS_POSSIBLE, ButTheFirst, false, Doubt::None, false),
+            Self::Refused | Self::BadItem => rule(1, ButTheFirst, false, Doubt::None, false),
+            Self::OutOfTime => rule(1, ButTheFirst, false, Doubt::None, true),
         }
     }
 }
@@ -197,6 +211,7 @@ impl From<Cause> for Failure {
                 | Cause::UnknownCode
                 | Cause::UnknownError
                 | Cause::Refused
+                | Cause::BadEntry
                 | Cause::BadItem => "DynamoDB failed",
             },
         )
@@ -283,7 +298,7 @@ mod tests {
         };
         assert!(!used_up(&[]));
         assert!(used_up(&[Cause::Refused]));
-        assert!(!used_up(&[Cause::BadSignature; 3]) && used_up(&[Cause::BadSignature; 4]));
+        assert!(!used_up(&[Cause::BadSignature; 4]) && used_up(&[Cause::BadSignature; 5]));
         let mixed =
             [Cause::BadSignature, Cause::BadSignature, Cause::Throttled, Cause::BadSignature, Cause::BadSignature];
         assert!(!used_up(&mixed));
@@ -320,6 +335,7 @@ mod tests {
             UnknownError,
             Overtaken,
             Refused,
+            BadEntry,
             BadItem,
             OutOfTime,
         ];
@@ -327,11 +343,11 @@ mod tests {
         assert_eq!(with(|rule| rule.slows_down), [Throttled]);
         assert_eq!(
             with(|rule| rule.doubt > Doubt::None),
-            [ServerError, Unreadable, Disconnected, NoResponse, UnknownCode, UnknownError]
+            [ServerError, Unreadable, Disconnected, NoResponse, UnknownCode, UnknownError, BadEntry]
         );
         assert_eq!(
             with(|rule| !rule.calling_again_helps),
-            [BadSignature, UnknownCode, UnknownError, Overtaken, Refused, BadItem]
+            [BadSignature, UnknownCode, UnknownError, Overtaken, Refused, BadEntry, BadItem]
         );
     }
 }

@@ -64,8 +64,8 @@ struct Row {
     attempts: Attempts,
     /// The whole requests in a row in which a write of the session was and that failed.
     requests: Attempts,
-    /// Set once the session is not written again.
-    last_reads: Option<LastReads>,
+    /// Set once the session is not written again. In a box, since few sessions have last reads.
+    last_reads: Option<Box<LastReads>>,
     /// Whether the session has been in a read before, for [`Taken::again`].
     was_read: bool,
 }
@@ -234,7 +234,9 @@ impl Ledger {
                 let (are_used_up, doubt) = (row.attempts.are_used_up(ending.attempts), row.doubt);
                 let conclusion = row.attempts.conclusion();
                 if are_used_up && !conclusion.rule().calling_again_helps {
-                    self.read_until(number, conclusion, ending.soon(), ending);
+                    // After several attempts it is known that the cause stays.
+                    let until = if conclusion.rule().attempts > 1 { ending.now } else { ending.soon() };
+                    self.read_until(number, conclusion, until, ending);
                 } else if are_used_up && row.last_reads.is_none() {
                     self.read_until(number, conclusion, ending.end_of_doubt(doubt), ending);
                 } else {
@@ -259,8 +261,8 @@ impl Ledger {
     pub fn stop_reading(&mut self) {
         let waiting = self.waiting.get(&Work::Read).cloned().unwrap_or_default();
         for (_, number) in waiting {
-            let last = self.rows.get(number).and_then(|row| row.last_reads);
-            self.set(number, Standing::GivenUp(last.map_or(Cause::OutOfTime, |last| last.cause)));
+            let cause = self.rows.get(number).and_then(|row| Some(row.last_reads.as_ref()?.cause));
+            self.set(number, Standing::GivenUp(cause.unwrap_or(Cause::OutOfTime)));
         }
     }
 
@@ -323,28 +325,31 @@ impl Ledger {
     /// why the session is given up then.
     fn read_until(&mut self, number: usize, cause: Cause, until: Instant, ending: &Ending) {
         let Some(row) = self.rows.get_mut(number) else { return };
-        row.last_reads = Some(match row.last_reads {
+        match row.last_reads.as_deref_mut() {
             None => {
                 row.attempts.restart();
-                LastReads { until, cause, made: 0 }
+                row.last_reads = Some(Box::new(LastReads { until, cause, made: 0 }));
             }
-            // A permanent cause stays: it must reach the client, who would call again for nothing.
-            Some(last) if !last.cause.rule().calling_again_helps => LastReads { until: until.min(last.until), ..last },
-            Some(last) => LastReads { until: until.min(last.until), cause, ..last },
-        });
+            Some(last) => {
+                last.until = last.until.min(until);
+                // A permanent cause stays: it must reach the client, who would call again for nothing.
+                if last.cause.rule().calling_again_helps {
+                    last.cause = cause;
+                }
+            }
+        }
         self.read_again(number, ending);
     }
 
     /// Lets a session be read again after a back-off. When its last reads end, it is read once more, and then given up.
     fn read_again(&mut self, number: usize, ending: &Ending) {
         let Some(row) = self.rows.get_mut(number) else { return };
-        let standing = match row.last_reads {
+        let standing = match row.last_reads.as_deref_mut() {
             None => Standing::ToRead(ending.retry_at(&row.attempts)),
             Some(last) if ending.now >= last.until => Standing::GivenUp(last.cause),
             Some(last) => {
-                let made = last.made + 1;
-                row.last_reads = Some(LastReads { made, ..last });
-                Standing::ToRead(ending.budget.backoff(made, ending.now, ending.random).min(last.until))
+                last.made += 1;
+                Standing::ToRead(ending.budget.backoff(last.made, ending.now, ending.random).min(last.until))
             }
         };
         self.set(number, standing);

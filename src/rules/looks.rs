@@ -234,7 +234,7 @@ mod tests {
         let (mut replaced, budget, now) = begin();
         looks(&mut replaced, &budget, now, |_| false);
         replaced.replaced(now);
-        assert_eq!(looks(&mut replaced, &budget, now, |_| false), [0, 5, 35, 90, 195, 400, 805, 1_000]);
+        assert_eq!(looks(&mut replaced, &budget, now, |_| false), [0, 5, 35, 90, 195, 350, 505, 660, 815, 970, 1_000]);
         // After another session was replaced, there is a look at once, and a last one a second later.
         let later = now + Duration::from_secs(5);
         replaced.replaced(later);
@@ -246,7 +246,7 @@ mod tests {
     fn a_new_session_in_the_last_look_makes_another_look_necessary() {
         let (mut replaced, budget, now) = begin();
         replaced.replaced(now);
-        let begun = looks(&mut replaced, &budget, now, |number| number == 8);
+        let begun = looks(&mut replaced, &budget, now, |number| number == 11);
         assert_eq!(begun.iter().filter(|at| **at >= 1_000).count(), 2, "{begun:?}");
     }
 

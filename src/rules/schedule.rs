@@ -886,7 +886,7 @@ mod tests {
     fn after_a_session_was_ended_by_somebody_else_the_index_is_looked_at_for_another_second() {
         let (call, took) = condition_fails(Found::Ended);
         assert!(took > Duration::from_secs(1) && took < Duration::from_millis(1_100), "{took:?}");
-        assert!((5..12).contains(&call.statistics.looks), "{call:?}");
+        assert!((8..20).contains(&call.statistics.looks), "{call:?}");
         for found in [Found::RevokedByAnotherCall, Found::OfAnotherUser] {
             let (call, took) = condition_fails(found);
             assert!(took < Duration::from_millis(50) && call.statistics.looks == 2, "{found:?}: {took:?} {call:?}");
@@ -909,7 +909,7 @@ mod tests {
             (result, ROUND_TRIP)
         });
         assert_eq!(call.result.expect_err("a failure").cause, Cause::OutOfTime);
-        assert!(end < budget(begin).answer_by && looks < 120, "{looks} looks in {:?}", end - begin);
+        assert!(end < budget(begin).answer_by && looks < 300, "{looks} looks in {:?}", end - begin);
     }
 
     #[test]

@@ -291,9 +291,9 @@ async fn a_permanent_error_is_a_500_and_only_one_of_the_signature_is_tried_again
         (400, "ResourceNotFoundException", 1),
         (400, "ValidationException", 1),
         (400, "SomethingNew", 1),
-        (400, "InvalidSignatureException", 4),
-        (400, "UnrecognizedClientException", 4),
-        (400, "ExpiredTokenException", 4),
+        (400, "InvalidSignatureException", 5),
+        (400, "UnrecognizedClientException", 5),
+        (400, "ExpiredTokenException", 5),
     ] {
         for (operation, revoked) in [("GetItem", None), ("Query", None), (BATCH, Some(0))] {
             let (world, caller) = World::with_others(3).await;
