@@ -64,7 +64,7 @@ class Device:
         self.socket.sendall(self.protocol.send(event))
 
     def receive(self):
-        """The next event. A test that waits in vain ends with a time-out."""
+        """The next event. Without one, the test ends with a time-out."""
         while True:
             for event in self.waiting or self.protocol.events():
                 if isinstance(event, Ping):
@@ -157,7 +157,7 @@ def wait_until(condition, what):
         if condition():
             return
         time.sleep(0.1)
-    sys.exit(f"waited in vain: {what}")
+    sys.exit(f"no response in time: {what}")
 
 
 def use(cloud, stack, sessions, press, passed, bridged):

@@ -61,7 +61,7 @@ const TRIALS: u64 = 300;
 /// From this number of trials on, a fault that never met a step fails the run.
 const ENOUGH_TRIALS: u64 = 20_000;
 
-/// A trial takes milliseconds, and one that fails up to a minute until its story is told.
+/// A trial takes milliseconds, and one that fails up to a minute, until its story is printed.
 const LONGEST_TRIAL: Duration = Duration::from_mins(5);
 
 fn variable(name: &str) -> Option<u64> {

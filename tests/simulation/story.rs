@@ -8,7 +8,7 @@ use crate::dynamodb::{Service, TABLE};
 use crate::history::text;
 use crate::network::Response;
 
-/// Above this number of lines, those of a kind that has been told often are left out.
+/// Above this number of lines, lines of a kind that has been printed often are left out.
 const LONG: usize = 60;
 /// So often each kind of line is told.
 const OFTEN: usize = 3;
