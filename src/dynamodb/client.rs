@@ -362,4 +362,18 @@ mod tests {
         assert!(!silence(9_000).await);
         assert_eq!(begin.elapsed().as_millis(), 2_000);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_is_on_its_way_through_the_process_has_arrived_and_none_is_waited_for() {
+        let begin = Instant::now();
+        let response = pin!(async {
+            for _ in 0..TURNS - 1 {
+                yield_now().await;
+            }
+            "response"
+        });
+        assert_eq!(arrived(response).await, Some("response"));
+        assert_eq!(arrived(pin!(std::future::pending::<()>())).await, None);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
 }

@@ -17,7 +17,7 @@ const AMPLE_TIME: u64 = 20_000;
 /// A call that has all the time that it needs has met no more faults than this.
 const FEW_FAULTS: u32 = 2;
 /// So often a call sends something again that was refused because of its signature, until that is permanent.
-const SIGNATURE_ATTEMPTS: u32 = 4;
+const SIGNATURE_ATTEMPTS: u32 = 5;
 /// How long after a session was ended by others its successor may be missing in the index, in milliseconds.
 const REPLACED: u64 = 1_000;
 
