@@ -138,7 +138,6 @@ impl Cause {
     /// | out of time | 1 | | | | yes |
     #[must_use]
     pub fn rule(self) -> Rule {
-        use Backoff::{Always, ButTheFirst, LongButTheFirst};
         let rule = |attempts, backoff, slows_down, doubt, calling_again_helps| Rule {
             attempts,
             backoff,
@@ -147,17 +146,21 @@ impl Cause {
             calling_again_helps,
         };
         match self {
-            Self::Throttled => rule(AS_OFTEN_AS_POSSIBLE, Always, true, Doubt::None, true),
-            Self::Conflict => rule(AS_OFTEN_AS_POSSIBLE, Always, false, Doubt::None, true),
-            Self::ServerError | Self::Unreadable => rule(AS_OFTEN_AS_POSSIBLE, Always, false, Doubt::Applied, true),
-            Self::Disconnected => rule(AS_OFTEN_AS_POSSIBLE, ButTheFirst, false, Doubt::Applied, true),
-            Self::NoResponse => rule(AS_OFTEN_AS_POSSIBLE, ButTheFirst, false, Doubt::StillPossible, true),
-            Self::BadSignature => rule(A_FEW, LongButTheFirst, false, Doubt::None, false),
-            Self::UnknownCode | Self::BadEntry => rule(AS_OFTEN_AS_POSSIBLE, Always, false, Doubt::Applied, false),
-            Self::UnknownError => rule(1, ButTheFirst, false, Doubt::Applied, false),
-            Self::Overtaken => rule(AS_OFTEN_AS_POSSIBLE, ButTheFirst, false, Doubt::None, false),
-            Self::Refused | Self::BadItem => rule(1, ButTheFirst, false, Doubt::None, false),
-            Self::OutOfTime => rule(1, ButTheFirst, false, Doubt::None, true),
+            Self::Throttled => rule(AS_OFTEN_AS_POSSIBLE, Backoff::Always, true, Doubt::None, true),
+            Self::Conflict => rule(AS_OFTEN_AS_POSSIBLE, Backoff::Always, false, Doubt::None, true),
+            Self::ServerError | Self::Unreadable => {
+                rule(AS_OFTEN_AS_POSSIBLE, Backoff::Always, false, Doubt::Applied, true)
+            }
+            Self::Disconnected => rule(AS_OFTEN_AS_POSSIBLE, Backoff::ButTheFirst, false, Doubt::Applied, true),
+            Self::NoResponse => rule(AS_OFTEN_AS_POSSIBLE, Backoff::ButTheFirst, false, Doubt::StillPossible, true),
+            Self::BadSignature => rule(A_FEW, Backoff::LongButTheFirst, false, Doubt::None, false),
+            Self::UnknownCode | Self::BadEntry => {
+                rule(AS_OFTEN_AS_POSSIBLE, Backoff::Always, false, Doubt::Applied, false)
+            }
+            Self::UnknownError => rule(1, Backoff::ButTheFirst, false, Doubt::Applied, false),
+            Self::Overtaken => rule(AS_OFTEN_AS_POSSIBLE, Backoff::ButTheFirst, false, Doubt::None, false),
+            Self::Refused | Self::BadItem => rule(1, Backoff::ButTheFirst, false, Doubt::None, false),
+            Self::OutOfTime => rule(1, Backoff::ButTheFirst, false, Doubt::None, true),
         }
     }
 }
