@@ -182,10 +182,17 @@ fn by_an_active_session(service: &Service, call: &Call, wrong: &mut Vec<String>)
 fn status_is_right(world: &World, call: &Call, wrong: &mut Vec<String>) {
     let (status, _) = claim(call);
     let is_live = |hash: &String| world.service.history.item(hash).is_some_and(|item| !is_done(Some(item), ALICE));
+    // A session that a read has found done is closed, and may have been made live since.
+    let found_done = |hash: &String| {
+        let mut reads = call.reads.get(hash).into_iter().flatten();
+        reads.any(|read| is_done(world.service.history.at(hash, *read), ALICE))
+    };
     let at_fault = call.shown.keys().any(|hash| is_at_fault(world, call, hash));
     match status {
         200 | 401 => {}
-        503 if call.refused.iter().any(is_live) => wrong.push("503, though calling again cannot help".to_owned()),
+        503 if call.refused.iter().any(|hash| is_live(hash) && !found_done(hash)) => {
+            wrong.push("503, though calling again cannot help".to_owned());
+        }
         500 if call.permanent > 0 || at_fault || is_unsigned(world, call) => {}
         503 if !has_time(world, call) || at_fault || call.permanent > 0 || world.plan.intruder.is_some() => {}
         500 | 503 if call.disturbed == 0 => wrong.push(format!("{status} without any fault")),
