@@ -68,6 +68,8 @@ struct Row {
     last_reads: Option<Box<LastReads>>,
     /// Whether the session has been in a read before, for [`Taken::again`].
     was_read: bool,
+    /// Whether the condition of the latest write failed.
+    condition_failed: bool,
 }
 
 /// The reads of a session that is not written again.
@@ -141,6 +143,7 @@ impl Ledger {
             requests: Attempts::default(),
             last_reads: None,
             was_read: false,
+            condition_failed: false,
         });
         true
     }
@@ -191,13 +194,19 @@ impl Ledger {
                 self.set(number, Standing::Changed);
                 return false;
             }
-            // A failed attempt: if a read then finds the session live, somebody has changed it in between.
-            Ok(Report::ConditionFailed) => Cause::Overtaken,
+            // No failed attempt: a read says what it means.
+            Ok(Report::ConditionFailed) => {
+                row.condition_failed = true;
+                row.requests.restart();
+                self.set(number, Standing::ToRead(ending.now));
+                return false;
+            }
             Err(cause) => cause,
         };
         if gets_further {
             row.attempts.restart();
         }
+        row.condition_failed = false;
         row.attempts.fail(cause);
         row.doubt = row.doubt.max(cause.rule().doubt);
         if ending.is_failure {
@@ -206,9 +215,7 @@ impl Ledger {
             row.requests.restart();
         }
         let (attempts, requests) = (row.attempts, row.requests);
-        if cause == Cause::Overtaken {
-            self.set(number, Standing::ToRead(ending.now));
-        } else if cause.rule().doubt > Doubt::None {
+        if cause.rule().doubt > Doubt::None {
             self.set(number, Standing::ToRead(ending.retry_at(&attempts)));
         } else {
             self.write_again(number, ending);
@@ -224,7 +231,13 @@ impl Ledger {
             Ok(Found::RevokedByAnotherCall | Found::Ended | Found::OfAnotherUser) => {
                 self.set(number, Standing::NothingToRevoke);
             }
-            Ok(Found::Live) if row.last_reads.is_none() => self.write_again(number, ending),
+            Ok(Found::Live) if row.last_reads.is_none() => {
+                // Somebody has changed the session between the condition and the read.
+                if row.condition_failed {
+                    row.attempts.fail(Cause::Overtaken);
+                }
+                self.write_again(number, ending);
+            }
             Ok(Found::Live) => {
                 row.attempts.restart();
                 self.read_again(number, ending);
