@@ -114,9 +114,9 @@ fn meaning(event: &[u8]) -> Result<Meaning, Meaningless> {
     let event = Json::parse(event).ok_or(Meaningless::Unspecified)?;
     let event = std::slice::from_ref(&event);
     let context = members(event, "requestContext");
-    let http = members(&context, "http");
+    let (http, elb) = (members(&context, "http"), members(&context, "elb"));
     let headers = Headers(members(event, "headers"), members(event, "multiValueHeaders"));
-    for object in [event, &context, &http, &headers.0, &headers.1] {
+    for object in [event, &context, &http, &elb, &headers.0, &headers.1] {
         // A string in place of an object is no gateway's.
         if object.iter().any(|value| matches!(value, Json::String(_))) {
             return Err(Meaningless::Unspecified);
@@ -127,7 +127,7 @@ fn meaning(event: &[u8]) -> Result<Meaning, Meaningless> {
     let raw_path = strings(&members(event, "rawPath"))?;
     let http_method = strings(&members(event, "httpMethod"))?;
     let is_http = !http.is_empty() || !raw_path.is_empty() || version.last().is_some_and(|version| version == b"2.0");
-    let gateway = match (is_http, members(&context, "elb").is_empty(), http_method.is_empty()) {
+    let gateway = match (is_http, elb.is_empty(), http_method.is_empty()) {
         (true, ..) => "HTTP",
         (_, false, _) => "load balancer",
         (_, _, false) => "REST",
