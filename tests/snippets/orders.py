@@ -251,6 +251,8 @@ class Schedule:
             ready = sorted(waiting)
             step = len(self.choices)
             choice = self.first_choices[step] if step < len(self.first_choices) else 0
+            # A request that the SDK sends again makes a run take other steps than the run before it.
+            choice = min(choice, len(ready) - 1)
             self.choices.append(choice)
             self.alternatives.append(len(ready))
             waiting[ready[choice]].release()
