@@ -102,13 +102,13 @@ enum Standing {
 
 /// The end of a request, the same for all its sessions.
 #[derive(Clone, Copy, Debug)]
-pub struct Ending<'a> {
+pub struct Ending {
     /// When the request ended.
     pub now: Instant,
     /// From 0 to 1. One number for the whole request, so that its sessions that failed alike are due together.
     pub random: f64,
     /// The time of the invocation.
-    pub budget: &'a Budget,
+    pub budget: Budget,
     /// Attempts at one session.
     pub attempts: u32,
     /// Whether there was no response, or only one error for the whole request.
@@ -392,7 +392,7 @@ impl Standing {
     }
 }
 
-impl Ending<'_> {
+impl Ending {
     /// When to make the next attempt after these failed ones.
     fn retry_at(&self, attempts: &Attempts) -> Instant {
         let retry_at = |cause| self.budget.retry_at(cause, attempts.failed(), self.now, self.random);
@@ -440,13 +440,13 @@ mod tests {
 
         fn write(&mut self, report: Result<Report, Cause>) -> bool {
             self.take(Work::Write);
-            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8, is_failure: false };
+            let ending = Ending { now: self.now, random: 0.5, budget: self.budget, attempts: 8, is_failure: false };
             self.ledger.written(&self.session, report, false, &ending)
         }
 
         fn read(&mut self, found: Result<Found, Cause>) {
             self.take(Work::Read);
-            let ending = Ending { now: self.now, random: 0.5, budget: &self.budget, attempts: 8, is_failure: false };
+            let ending = Ending { now: self.now, random: 0.5, budget: self.budget, attempts: 8, is_failure: false };
             self.ledger.was_read(&self.session, found, &ending);
         }
     }
@@ -498,7 +498,7 @@ mod tests {
         }
         let first = trial.ledger.take(Work::Write, 2, trial.now).expect("sessions");
         assert_eq!((first.sessions.len(), &first.sessions[1], first.again), (2, &others[0], false));
-        let ending = Ending { now: trial.now, random: 0.5, budget: &trial.budget, attempts: 8, is_failure: false };
+        let ending = Ending { now: trial.now, random: 0.5, budget: trial.budget, attempts: 8, is_failure: false };
         for session in &first.sessions {
             trial.ledger.written(session, Err(Cause::Throttled), false, &ending);
         }

@@ -273,8 +273,7 @@ impl<C: Clone> Schedule<C> {
         let throttled = reports.iter().filter(slows_down).count();
         let changed = reports.iter().filter(|report| matches!(report, Ok(Report::Changed))).count();
         self.pace.learn(changed, throttled, now);
-        let budget = self.budget;
-        let ending = Ending { is_failure: !has_response, ..self.ending(&budget, now, random) };
+        let ending = Ending { is_failure: !has_response, ..self.ending(now, random) };
         let mut used_up = None;
         for (session, report) in batch.sessions.iter().zip(reports) {
             let report = report.map_err(|failure| self.note(failure));
@@ -303,8 +302,7 @@ impl<C: Clone> Schedule<C> {
             }
         };
         debug_assert_eq!(found.len(), batch.sessions.len(), "not one result for each session");
-        let budget = self.budget;
-        let ending = self.ending(&budget, now, random);
+        let ending = self.ending(now, random);
         for (session, found) in batch.sessions.iter().zip(found) {
             if found == Ok(Found::Ended) {
                 self.looks.replaced(now);
@@ -318,15 +316,14 @@ impl<C: Clone> Schedule<C> {
 
     /// Gives up the sessions that wait to be written, and the looks if they are not enough. Sessions in doubt are still read.
     fn stop(&mut self, cause: Cause, now: Instant) {
-        let budget = self.budget;
-        let ending = self.ending(&budget, now, 0.0);
+        let ending = self.ending(now, 0.0);
         self.ledger.stop_writing(cause, &ending);
         self.looks.fail(cause);
         self.stopped.get_or_insert(cause);
     }
 
-    fn ending<'a>(&self, budget: &'a Budget, now: Instant, random: f64) -> Ending<'a> {
-        Ending { now, random, budget, attempts: self.limits.attempts, is_failure: false }
+    fn ending(&self, now: Instant, random: f64) -> Ending {
+        Ending { now, random, budget: self.budget, attempts: self.limits.attempts, is_failure: false }
     }
 
     /// Keeps the text of a failure for the log.

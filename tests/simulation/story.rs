@@ -10,9 +10,9 @@ use crate::network::Response;
 
 /// Above this number of lines, lines of a kind that has been printed often are left out.
 const LONG: usize = 60;
-/// So often each kind of line is told.
+/// How many lines of each kind are printed in a long story.
 const OFTEN: usize = 3;
-/// All is told of so many lines before so many answers.
+/// Of a long story, this many lines before each of the first answers are printed, whatever their kind.
 const BEFORE_ANSWERS: usize = 12;
 const FIRST_ANSWERS: usize = 2;
 /// So many words of a line say of what kind it is.
@@ -117,11 +117,11 @@ pub fn kind(text: &str) -> String {
 /// line the first few. Lines are of one kind if they begin alike.
 pub fn shortened(lines: &[String]) -> Vec<String> {
     let is_answer = |line: &&String| line.contains(": answered");
-    let mut told = BTreeMap::<String, usize>::new();
+    let mut printed = BTreeMap::<String, usize>::new();
     let (mut kept, mut left_out, mut answers) = (Vec::new(), 0, 0);
     for (place, line) in lines.iter().enumerate() {
         let beginning: String = kind(line).split_whitespace().take(WORDS).collect();
-        let times = told.entry(beginning).or_default();
+        let times = printed.entry(beginning).or_default();
         *times += 1;
         let soon_answered = lines[place..].iter().take(BEFORE_ANSWERS).any(|line| is_answer(&line));
         answers += usize::from(is_answer(&line));
