@@ -233,9 +233,9 @@ impl std::error::Error for Failure {}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attempts {
     /// How many attempts have failed, whatever the cause.
-    failed: u32,
+    failed: u16,
     /// How many of the latest attempts failed for `cause`, one after the other.
-    in_a_row: u32,
+    in_a_row: u16,
     /// Why the latest attempt failed.
     cause: Option<Cause>,
     /// The latest cause after which calling again helps.
@@ -245,8 +245,8 @@ pub struct Attempts {
 impl Attempts {
     /// Counts an attempt that failed.
     pub fn fail(&mut self, cause: Cause) {
-        self.failed += 1;
-        self.in_a_row = if self.cause == Some(cause) { self.in_a_row + 1 } else { 1 };
+        self.failed = self.failed.saturating_add(1);
+        self.in_a_row = if self.cause == Some(cause) { self.in_a_row.saturating_add(1) } else { 1 };
         self.cause = Some(cause);
         if cause.rule().calling_again_helps {
             self.passing = Some(cause);
@@ -256,7 +256,7 @@ impl Attempts {
     /// How many attempts have failed.
     #[must_use]
     pub fn failed(&self) -> u32 {
-        self.failed
+        u32::from(self.failed)
     }
 
     /// Why the latest attempt failed; `None` if none has failed.
@@ -270,14 +270,15 @@ impl Attempts {
     #[must_use]
     pub fn conclusion(&self) -> Cause {
         let cause = self.cause.unwrap_or(Cause::OutOfTime);
-        let stayed = self.in_a_row >= cause.rule().attempts;
+        let stayed = u32::from(self.in_a_row) >= cause.rule().attempts;
         self.passing.filter(|_| !stayed).unwrap_or(cause)
     }
 
     /// Whether no attempt is left: `limit` is reached, or the limit of the latest cause.
     #[must_use]
     pub fn are_used_up(&self, limit: u32) -> bool {
-        self.failed >= limit || self.cause.is_some_and(|cause| self.in_a_row >= cause.rule().attempts)
+        u32::from(self.failed) >= limit
+            || self.cause.is_some_and(|cause| u32::from(self.in_a_row) >= cause.rule().attempts)
     }
 
     /// Counts from 0 again. The causes are kept for [`Attempts::conclusion`].
