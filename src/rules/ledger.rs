@@ -216,7 +216,7 @@ impl Ledger {
         }
         let (attempts, requests) = (row.attempts, row.requests);
         if cause.rule().doubt > Doubt::None {
-            self.set(number, Standing::ToRead(ending.retry_at(&attempts)));
+            self.set(number, Standing::ToRead(ending.retry_at(attempts)));
         } else {
             self.write_again(number, ending);
         }
@@ -312,7 +312,7 @@ impl Ledger {
         let Some(row) = self.rows.get_mut(number) else { return };
         let is_in_doubt = row.attempts.cause().is_some_and(|cause| cause.rule().doubt > Doubt::None);
         // After a write in doubt, the back-off was before the read that found the session live.
-        let at = if is_in_doubt { ending.now } else { ending.retry_at(&row.attempts) };
+        let at = if is_in_doubt { ending.now } else { ending.retry_at(row.attempts) };
         if row.attempts.are_used_up(ending.attempts) {
             self.give_up(number, ending);
         } else if ending.budget.may_write(at) {
@@ -358,7 +358,7 @@ impl Ledger {
     fn read_again(&mut self, number: usize, ending: &Ending) {
         let Some(row) = self.rows.get_mut(number) else { return };
         let standing = match row.last_reads.as_deref_mut() {
-            None => Standing::ToRead(ending.retry_at(&row.attempts)),
+            None => Standing::ToRead(ending.retry_at(row.attempts)),
             Some(last) if ending.now >= last.until => Standing::GivenUp(last.cause),
             Some(last) => {
                 last.made += 1;
@@ -394,7 +394,7 @@ impl Standing {
 
 impl Ending {
     /// When to make the next attempt after these failed ones.
-    fn retry_at(&self, attempts: &Attempts) -> Instant {
+    fn retry_at(&self, attempts: Attempts) -> Instant {
         let retry_at = |cause| self.budget.retry_at(cause, attempts.failed(), self.now, self.random);
         attempts.cause().map_or(self.now, retry_at)
     }
