@@ -54,8 +54,8 @@ fn an_answer_that_lacks_what_it_always_has_is_not_believed() {
 fn an_intruder_who_rotates_is_signed_out_or_the_call_is_no_success() {
     for deletes in [true, false] {
         for lag in [0, 20, 1_000] {
-            for period in [5, 13, 30, 40, 100, 1_000, 3_000] {
-                for phase in [0, 9, 14, 26] {
+            for period in [5, 13, 30, 40, 100, 3_000] {
+                for phase in [0, 14] {
                     let mut plan = quiet(3, None);
                     plan.service.exact_latency = Some(6);
                     plan.service.lag = Lag::Exactly(lag);
@@ -77,7 +77,7 @@ fn an_intruder_who_rotates_is_signed_out_or_the_call_is_no_success() {
 #[test]
 fn a_call_that_waits_for_the_index_answers_before_its_deadline() {
     let plan = with_acts(1, [(When::Before(Step::Write, 0), Deed::Delete, Target::Session(0))]);
-    for timeout in (900..1_600).step_by(7) {
+    for timeout in (900..1_600).step_by(13) {
         // When it is answered is checked after every call.
         let taken = calls(&plan, &[Press::plain(0, timeout)])[0];
         assert!([200, 503].contains(&taken.status), "{taken:?} of {timeout} ms");
@@ -118,7 +118,7 @@ fn a_session_in_trouble_keeps_no_other_session_signed_in_wherever_it_is() {
 
 #[test]
 fn refused_sessions_keep_no_other_session_signed_in_however_many_they_are() {
-    for (others, refused) in [(31, 1), (31, 30), (60, 30), (1_000, 20), (1_000, 600)] {
+    for (others, refused) in [(31, 1), (31, 30), (60, 30), (600, 20), (600, 300)] {
         let mut plan = in_trouble(others, Trouble::Refused(0), |session| session < refused);
         for (batch, in_flight) in [(25, 20), (1, 2)] {
             plan.limits = Limits { batch, in_flight, ..Limits::DEPLOYED };
@@ -262,7 +262,7 @@ fn nothing_that_the_function_does_not_need_is_read_of_an_event() {
 
 #[test]
 fn the_last_calls_of_a_trial_meet_no_planned_fault() {
-    for seed in 0..60 {
+    for seed in 0..20 {
         let mut plan = Plan::of(seed);
         plan.presses.clear();
         let outcome = crate::world::run(&plan, false);

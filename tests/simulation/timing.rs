@@ -102,8 +102,9 @@ pub fn all_right(plan: &Plan, outcome: &Outcome) {
 
 #[test]
 fn a_call_takes_its_round_trips_and_nothing_else() {
+    // Of a thousand sessions, half are in batches that wait until others have been answered.
     for (others, round_trips) in
-        [(0, 2), (1, ROUND_TRIPS), (25, ROUND_TRIPS), (26, ROUND_TRIPS), (100, ROUND_TRIPS), (500, ROUND_TRIPS)]
+        [(0, 2), (1, ROUND_TRIPS), (25, ROUND_TRIPS), (26, ROUND_TRIPS), (500, ROUND_TRIPS), (1_000, ROUND_TRIPS + 1)]
     {
         let plan = quiet(others, None);
         let outcome = run_with(&plan, false, || async move {
@@ -114,8 +115,8 @@ fn a_call_takes_its_round_trips_and_nothing_else() {
             let taken = call(&mut sandbox, Press::plain(0, 29_000)).await;
             assert_eq!((taken.status, taken.count), (200, others as u64));
             assert_eq!(taken.millis, round_trips * REQUEST, "with {others} others");
-            // For each batch beyond the first one more.
-            assert_eq!(opened(), 2.max(1 + others.div_ceil(25) as u64), "with {others} others");
+            // For each batch beyond the first one more, since each of the twenty that may be under way takes one.
+            assert_eq!(opened(), 2.max(1 + others.div_ceil(25).min(20) as u64), "with {others} others");
         });
         all_right(&plan, &outcome);
     }
@@ -123,7 +124,7 @@ fn a_call_takes_its_round_trips_and_nothing_else() {
 
 #[test]
 fn a_throttling_partition_is_used_well_and_little_is_wasted() {
-    let others = 8_000;
+    let others = 5_000;
     let plan = quiet(others, Some(PARTITION));
     let outcome = run_with(&plan, false, || async move {
         with_world(crate::world::World::settle_down);
@@ -147,7 +148,7 @@ fn a_throttling_partition_is_used_well_and_little_is_wasted() {
 #[test]
 fn a_call_with_too_many_sessions_ends_in_time_with_an_exact_count_and_the_next_goes_on() {
     // CI has the time for as many as one user can have: SESSIONS=100000.
-    let (others, timeout) = crate::variable("SESSIONS").map_or((7_000, 6_000), |sessions| (sessions as usize, 29_000));
+    let (others, timeout) = crate::variable("SESSIONS").map_or((4_000, 5_500), |sessions| (sessions as usize, 29_000));
     // No write begins in the last 3.5 s, so that its result is known before the answer.
     let least = 0.85 * PARTITION.rate * (timeout as f64 - 3_500.0) / 1_000.0;
     let plan = quiet(others, Some(PARTITION));

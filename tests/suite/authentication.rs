@@ -1,7 +1,6 @@
 //! Who may call, and what every other caller is answered.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use serde_json::json;
 
 use crate::support::events::Request;
 use crate::support::{Answer, Gateway, Session, World, assert_only_revocations, delete, n, now, s, sessions_of};
@@ -52,19 +51,9 @@ async fn every_invalid_session_gets_the_same_401() {
     world.database.put(&sessions).await;
     world.database.put(&sessions_of("alice", 2)).await;
     let nobody = assert_unauthorized(&world, delete()).await;
-    assert_eq!(
-        nobody.body,
-        json!({"error": {
-            "code": 401,
-            "status": "Unauthorized",
-            "id": "session_inactive",
-            "message": "The request could not be authorized.",
-            "reason": "No active session was found for the credentials of the request.",
-            "request": "gateway-request-id",
-        }})
-    );
-    assert_eq!(nobody.header("www-authenticate"), Some("Bearer realm=\"sessions\""));
-    assert_eq!(assert_unauthorized(&world, delete().token("unknown")).await, nobody);
+    for token in ["unknown", Session::of("alice", "alice-0").token_hash()] {
+        assert_eq!(assert_unauthorized(&world, delete().token(token)).await, nobody);
+    }
     for session in &sessions {
         assert_eq!(assert_unauthorized(&world, delete().token(&session.token)).await, nobody, "{}", session.id());
     }
@@ -78,12 +67,6 @@ async fn an_expiry_with_a_fraction_or_an_exponent_is_a_number() {
         world.database.put(std::slice::from_ref(&caller)).await;
         world.press(&caller).await.assert_count(0);
     }
-}
-
-#[tokio::test]
-async fn the_token_hash_is_not_accepted_as_a_token() {
-    let (world, caller) = World::with_others(1).await;
-    assert_unauthorized(&world, delete().token(caller.token_hash())).await;
 }
 
 #[tokio::test]
@@ -104,63 +87,20 @@ async fn an_active_session_without_owner_or_id_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn the_first_credential_present_decides() {
-    let (world, caller) = World::with_others(1).await;
-    let all = |first: &str, second: &str, third: &str| delete().token(first).cookie(second).bearer(third);
-    assert_unauthorized(&world, all("unknown", &caller.token, &caller.token)).await;
-    assert_unauthorized(&world, delete().cookie("unknown").bearer(&caller.token)).await;
-    world.send(all("not a token", &caller.token, &caller.token)).await.assert_error(400, "malformed_credentials", None);
-    world.send(all("", "", &caller.token)).await.assert_count(1);
-}
-
-#[tokio::test]
 async fn a_malformed_credential_is_refused_before_the_table_is_read() {
     let (world, caller) = World::with_others(1).await;
-    let twice = format!("ory_kratos_session={}; ory_kratos_session=other", caller.token);
-    let spoilt = format!("{}\u{0}", caller.token);
     for gateway in Gateway::ALL {
         for request in [
-            delete().token("not a token"),
-            delete().token(&"a".repeat(4097)),
+            delete().token("not a token").cookie(&caller.token),
             delete().token("\u{fc}"),
-            delete().token(&spoilt),
             delete().cookie("\"half"),
-            delete().cookie("\"\"twice\"\""),
-            delete().header("Cookie", &twice),
             delete().bearer("a b"),
         ] {
             let answer = world.send(request.through(gateway)).await;
             answer.assert_error(400, "malformed_credentials", None);
-            assert_eq!(answer.body["error"]["code"], 400);
         }
     }
     assert!(world.proxy.seen().is_empty());
-}
-
-#[tokio::test]
-async fn a_token_of_the_greatest_length_works() {
-    let world = World::new().await;
-    let caller = Session::with_token("alice", "caller", &"a".repeat(4096));
-    world.database.put(std::slice::from_ref(&caller)).await;
-    world.press(&caller).await.assert_count(0);
-}
-
-#[tokio::test]
-async fn a_header_with_two_different_values_is_malformed_behind_each_gateway_that_passes_both_on() {
-    let (world, caller) = World::with_others(1).await;
-    for gateway in [Gateway::Rest, Gateway::Http, Gateway::AlbMultiValue] {
-        for request in [
-            delete().token("other").token(&caller.token),
-            delete().token(&caller.token).token("other"),
-            delete().bearer("other").bearer(&caller.token),
-            delete().cookie("other").cookie(&caller.token),
-        ] {
-            let answer = world.send(request.through(gateway)).await;
-            answer.assert_error(400, "malformed_credentials", None);
-        }
-    }
-    assert!(world.proxy.seen().is_empty());
-    world.send(delete().token(&caller.token).token(&caller.token)).await.assert_count(1);
 }
 
 #[tokio::test]
@@ -181,16 +121,6 @@ async fn authentication_is_strongly_consistent_and_reads_only_what_it_needs() {
         get.body["ProjectionExpression"],
         "token_hash, session_id, user_id, #status, expires_at, authenticated_at"
     );
-}
-
-#[tokio::test]
-async fn the_cause_of_an_error_is_answered_only_with_error_debug() {
-    let (mut world, _) = World::with_others(1).await;
-    let answer = world.send(delete().token("unknown")).await;
-    assert_eq!(answer.body["error"].get("debug"), None);
-    world.config.error_debug = true;
-    let answer = world.send(delete().token("unknown")).await;
-    assert_eq!(answer.body["error"]["debug"], "session inactive: unknown token");
 }
 
 #[tokio::test]
@@ -221,21 +151,7 @@ async fn with_a_maximum_age_a_session_authenticated_before_it_revokes_nothing() 
             answer.assert_count(2);
             continue;
         }
-        assert_eq!(
-            (answer.status, answer.body),
-            (
-                403,
-                json!({"error": {
-                    "code": 403,
-                    "status": "Forbidden",
-                    "id": "session_refresh_required",
-                    "message": "The requested action was forbidden.",
-                    "reason": "The user was authenticated too long ago. Let them sign in again, and call with the new session.",
-                    "request": "gateway-request-id",
-                }})
-            ),
-            "{authenticated_at:?}"
-        );
+        answer.assert_error(403, "session_refresh_required", None);
         assert_eq!(world.database.rows().await, before);
         assert_eq!(world.proxy.count("Query") + world.proxy.count("BatchExecuteStatement"), 0);
 

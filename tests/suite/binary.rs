@@ -4,16 +4,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::runtime::{Function, run};
-use crate::support::{Action, Gateway, Session, World, delete, s, sessions_of};
-
-#[tokio::test]
-async fn events_of_every_gateway_are_answered() {
-    let (world, caller) = World::with_others(3).await;
-    let mut function = Function::start(&world, &[]).await;
-    for (gateway, count) in Gateway::ALL.into_iter().zip([3, 0, 0, 0]) {
-        function.send(delete().through(gateway).token(&caller.token)).await.assert_count(count);
-    }
-}
+use crate::support::{Action, Session, World, delete, s, sessions_of};
 
 #[tokio::test]
 async fn the_first_call_finds_its_connections_open() {

@@ -5,14 +5,18 @@
 
 #[path = "../fuzz/model.rs"]
 mod model;
+#[path = "../fuzz/mutate.rs"]
+mod mutate;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fastrand::Rng;
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
-use proptest::sample::{Index, select};
+use proptest::sample::select;
 use proptest::test_runner::{Config, RngSeed, TestRunner, contextualize_config};
 use serde_json::{Value, json};
 
@@ -28,7 +32,7 @@ const LOSSLESS: [Gateway; 3] = [Gateway::Rest, Gateway::Http, Gateway::AlbMultiV
 fn any_headers_are_read_as_the_model_reads_them() {
     let accepted = RefCell::new(BTreeMap::new());
     // A gateway spells the name of a repeated header in one way. So does this test.
-    let result = runner(4_000).run(&(vec(header(), 0..5), spelling()), |(headers, spell)| {
+    let result = runner(2_000).run(&(vec(header(), 0..5), spelling()), |(headers, spell)| {
         let credential = |gateway| {
             let event = request(&headers, spell).through(gateway).into_event();
             model::check(event.to_string().as_bytes()).expect("an event").credential
@@ -45,7 +49,7 @@ fn any_headers_are_read_as_the_model_reads_them() {
     result.unwrap_or_else(|failure| panic!("{failure}"));
     let accepted = accepted.into_inner();
     println!("{accepted:?}");
-    assert!(accepted.len() == 3 && accepted.values().all(|times| *times > 50), "too few valid tokens: {accepted:?}");
+    assert!(accepted.len() == 3 && accepted.values().all(|times| *times > 25), "too few valid tokens: {accepted:?}");
 }
 
 #[test]
@@ -57,15 +61,12 @@ fn a_hostile_event_is_answered_and_revokes_only_with_an_active_token() {
     let before = runtime.block_on(world.database.rows());
     let statuses = RefCell::new(BTreeMap::new());
 
-    let strategy = (event(), vec(mutation(), 0..6), vec(edit(), 0..3));
-    let result = runner(600).run(&strategy, |(mut event, mutations, edits)| {
-        for mutation in mutations {
-            mutation.apply(&mut event);
-        }
-        let mut event = event.to_string().into_bytes();
-        for edit in edits {
-            edit.apply(&mut event);
-        }
+    // Some events are as a gateway makes them.
+    let result = runner(600).run(&(event(), option::weighted(0.8, any::<u64>())), |(event, change)| {
+        let event = match change {
+            Some(seed) => mutate::mutated(event, &mut Rng::with_seed(seed)),
+            None => event.to_string().into_bytes(),
+        };
         let Some(meaning) = model::check(&event) else { return Ok(()) };
         let answer = Answer::from_gateway(&runtime.block_on(world.invoke_bytes(&event)));
         let after = runtime.block_on(world.database.rows());
@@ -256,240 +257,4 @@ fn event() -> impl Strategy<Value = Value> {
     let generated = (select(Gateway::ALL.to_vec()), vec(header(), 0..4), spelling())
         .prop_map(|(gateway, headers, spell)| request(&headers, spell).through(gateway).into_event());
     prop_oneof![select(files), generated]
-}
-
-/// A change to an event.
-#[derive(Clone, Debug)]
-enum Mutation {
-    /// Removes a value, by its number.
-    Drop(Index),
-    /// Replaces a value.
-    Replace(Index, Value),
-    /// Inserts into a string.
-    Insert(Index, Index, String),
-    /// Adds a header to `headers` or `multiValueHeaders`, perhaps one that is there in another spelling.
-    Header(&'static str, String, Value),
-    /// Sets a member that the function reads, wherever one of the gateways has it.
-    Set(&'static [&'static str], Value),
-}
-
-const PATH: &[&str] = &["/path", "/rawPath"];
-const METHOD: &[&str] = &["/httpMethod", "/requestContext/http/method"];
-const HOST: &[&str] = &["/requestContext/domainName"];
-const COOKIES: &[&str] = &["/cookies"];
-
-fn mutation() -> impl Strategy<Value = Mutation> {
-    let paths = vec![
-        "/sessions",
-        "/auth/sessions/",
-        "/auth/sessions/1",
-        "/auth/sessions?a=/sessions",
-        "/%2e%2e//sessions",
-        "/é\u{0} /sessions",
-        "sessions",
-        "//",
-        "*",
-        "",
-    ];
-    let path =
-        prop_oneof![select(paths).prop_map(str::to_owned), "[/a%?#é \u{0}]{0,9}", Just("/é".repeat(9_000)), value()];
-    let method = select(vec!["DELETE", "OPTIONS", "delete", "POST", "TRACE", "DE LETE", "\u{0}", ""]);
-    let host = select(vec!["apis.example.com", "a b", "a:99999", "[::1", "xn--", "é", "\u{0}", ""]);
-    let headers = select(vec!["headers", "multiValueHeaders"]);
-    let junk = || {
-        prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
-            value().prop_map(Value::from),
-            vec(value(), 0..3).prop_map(Value::from),
-            Just(json!({})),
-            Just(json!([null, 1, [[]], {"http": {"method": "DELETE"}}])),
-        ]
-    };
-    let header = (headers, header(), spelling(), junk(), any::<bool>());
-    let header = header.prop_map(|(field, (name, value), spell, junk, is_junk)| {
-        let value = match (is_junk, field) {
-            (true, _) => junk,
-            (false, "headers") => json!(value),
-            (false, _) => json!([value]),
-        };
-        Mutation::Header(field, spell(&name), value)
-    });
-    prop_oneof![
-        2 => any::<Index>().prop_map(Mutation::Drop),
-        2 => (any::<Index>(), junk()).prop_map(|(place, junk)| Mutation::Replace(place, junk)),
-        2 => (any::<Index>(), any::<Index>(), value())
-            .prop_map(|(place, position, text)| Mutation::Insert(place, position, text)),
-        3 => header,
-        1 => path.prop_map(|path| Mutation::Set(PATH, json!(path))),
-        1 => method.prop_map(|method| Mutation::Set(METHOD, json!(method))),
-        1 => host.prop_map(|host| Mutation::Set(HOST, json!(host))),
-        1 => junk().prop_map(|junk| Mutation::Set(COOKIES, junk)),
-    ]
-}
-
-impl Mutation {
-    fn apply(self, event: &mut Value) {
-        match self {
-            Self::Drop(place) => {
-                let Some(place) = choose(event, place, |_| true) else { return };
-                let (parent, member) = place.rsplit_once('/').expect("a pointer");
-                match event.pointer_mut(parent).expect("a parent") {
-                    Value::Object(members) => drop(members.remove(&unescape(member))),
-                    Value::Array(elements) => drop(elements.remove(member.parse().expect("a number"))),
-                    _ => unreachable!("only these have members"),
-                }
-            }
-            Self::Replace(place, value) => {
-                let Some(place) = choose(event, place, |_| true) else { return };
-                *event.pointer_mut(&place).expect("a value") = value;
-            }
-            Self::Insert(place, position, text) => {
-                let Some(place) = choose(event, place, Value::is_string) else { return };
-                let Some(Value::String(string)) = event.pointer_mut(&place) else { unreachable!("it is a string") };
-                let positions: Vec<_> = (0..=string.len()).filter(|at| string.is_char_boundary(*at)).collect();
-                string.insert_str(*position.get(&positions), &text);
-            }
-            Self::Header(field, name, value) => {
-                if !event[field].is_object() {
-                    event[field] = json!({});
-                }
-                event[field][name] = value;
-            }
-            Self::Set(places, value) => {
-                for place in places {
-                    if let Some(there) = event.pointer_mut(place) {
-                        *there = value.clone();
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A change to the bytes of an event.
-#[derive(Clone, Debug)]
-enum Edit {
-    /// Inserts within a string, or within the name of a member.
-    InString(Index, &'static [u8]),
-    /// Inserts after a bracket that opens an object: a member, which may be there already.
-    InObject(Index, String),
-    /// Inserts anywhere, which mostly leaves no JSON.
-    Anywhere(Index, &'static [u8]),
-}
-
-fn edit() -> impl Strategy<Value = Edit> {
-    let bytes: Vec<&[u8]> = vec![
-        b"\xff",
-        b"\xe9",
-        b"\xc3\x28",
-        b"\xf0\x9f",
-        b"\\ud800",
-        b"\\udc00\\ud800",
-        b"\\ud83d\\ude00",
-        b"\\u0000",
-        b"\\\"",
-        b" ",
-    ];
-    let structure: Vec<&[u8]> = vec![b"\xff", b"\0", b"{", b"}", b"[", b"]", b"\"", b",", b":", b"\\", b"0", b"null"];
-    let name = select(vec![
-        "headers",
-        "multiValueHeaders",
-        "requestContext",
-        "http",
-        "elb",
-        "httpMethod",
-        "method",
-        "path",
-        "rawPath",
-        "version",
-        "cookies",
-        "requestId",
-        "x-session-token",
-        "cookie",
-        "authorization",
-        "origin",
-        "host",
-    ]);
-    let value = select(vec![
-        "null",
-        "7",
-        "-1.5e3",
-        "true",
-        "{}",
-        "[]",
-        "[\"\"]",
-        "\"\"",
-        "\"a\"",
-        "\"2.0\"",
-        "\"DELETE\"",
-        "\"/sessions\"",
-        "\"ory_kratos_session=a\"",
-        "[\"\\ud800\", \"a\"]",
-        "{\"x-session-token\": \"a\"}",
-        "{\"http\": {\"method\": \"DELETE\"}}",
-    ]);
-    prop_oneof![
-        3 => (any::<Index>(), select(bytes)).prop_map(|(place, bytes)| Edit::InString(place, bytes)),
-        3 => (any::<Index>(), name, value)
-            .prop_map(|(place, name, value)| Edit::InObject(place, format!("\"{name}\": {value},"))),
-        1 => (any::<Index>(), select(structure)).prop_map(|(place, bytes)| Edit::Anywhere(place, bytes)),
-    ]
-}
-
-impl Edit {
-    fn apply(self, event: &mut Vec<u8>) {
-        let mut in_strings = Vec::new();
-        let (mut is_in_string, mut is_escaped) = (false, false);
-        for (at, byte) in event.iter().enumerate() {
-            if is_in_string && !is_escaped {
-                in_strings.push(at);
-            }
-            is_in_string ^= *byte == b'"' && !is_escaped;
-            is_escaped = is_in_string && *byte == b'\\' && !is_escaped;
-        }
-        let (place, bytes) = match &self {
-            Self::InString(index, bytes) if !in_strings.is_empty() => (*index.get(&in_strings), *bytes),
-            Self::InObject(index, member) => {
-                let objects: Vec<_> = (1..=event.len()).filter(|end| event[*end - 1] == b'{').collect();
-                if objects.is_empty() {
-                    return;
-                }
-                (*index.get(&objects), member.as_bytes())
-            }
-            Self::InString(index, bytes) | Self::Anywhere(index, bytes) => (index.index(event.len() + 1), *bytes),
-        };
-        event.splice(place..place, bytes.iter().copied());
-    }
-}
-
-/// A JSON pointer to one of the suitable values of an event.
-fn choose(event: &Value, index: Index, suits: fn(&Value) -> bool) -> Option<String> {
-    let mut places = Vec::new();
-    pointers(event, "", &mut places);
-    places.retain(|place| event.pointer(place).is_some_and(suits));
-    (!places.is_empty()).then(|| places[index.index(places.len())].clone())
-}
-
-/// Collects the JSON pointers to all values within a value.
-fn pointers(value: &Value, here: &str, all: &mut Vec<String>) {
-    let members: Vec<(String, &Value)> = match value {
-        Value::Object(members) => members.iter().map(|(name, value)| (escape(name), value)).collect(),
-        Value::Array(elements) => elements.iter().enumerate().map(|(at, value)| (at.to_string(), value)).collect(),
-        _ => return,
-    };
-    for (name, value) in members {
-        let there = format!("{here}/{name}");
-        pointers(value, &there, all);
-        all.push(there);
-    }
-}
-
-fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
-}
-
-fn unescape(name: &str) -> String {
-    name.replace("~1", "/").replace("~0", "~")
 }

@@ -27,4 +27,3 @@ mod stream;
 mod support;
 mod template;
 mod thaw;
-mod trials;

@@ -1,7 +1,6 @@
 //! A proxy between the SDK and the database. It refuses what the function's role does not allow, records each request, and
 //! injects the faults of a test's rule.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,25 +33,14 @@ pub struct Call {
     pub operation: String,
     /// How many of this operation came before.
     pub number: usize,
-    /// How many of this operation are under way, this one included.
-    pub under_way: usize,
     pub body: Value,
 }
 
 impl Call {
-    /// The statements of a batch. Other requests have none.
-    pub fn statements(&self) -> &[Value] {
-        self.body["Statements"].as_array().map_or(&[], Vec::as_slice)
-    }
-
-    /// The hashes of the tokens whose sessions a batch writes to, in the order of its statements.
-    pub fn hashes(&self) -> impl Iterator<Item = &str> {
-        self.statements().iter().map(|statement| statement["Parameters"][TOKEN_HASH]["S"].as_str().expect("a hash"))
-    }
-
-    /// The position of a session's statement in a batch.
-    pub fn position_of(&self, session: &Session) -> Option<usize> {
-        self.hashes().position(|hash| hash == session.token_hash())
+    /// Whether a batch has a statement about a session.
+    pub fn writes_to(&self, session: &Session) -> bool {
+        let is_about = |statement: &Value| statement["Parameters"][TOKEN_HASH]["S"] == session.token_hash();
+        self.body["Statements"].as_array().is_some_and(|statements| statements.iter().any(is_about))
     }
 }
 
@@ -61,12 +49,8 @@ pub enum Action {
     Forward,
     /// Waits, then forwards.
     Delay(Duration),
-    /// Forwards, then waits before it answers.
-    SlowAnswer(Duration),
     /// Neither forwards nor answers.
     Hang,
-    /// Forwards after this time, even if the client has given up by then, and never answers.
-    ForwardLate(Duration),
     /// Closes the connection without forwarding.
     Refuse,
     /// Answers an error of the whole request without forwarding: HTTP status and code.
@@ -79,23 +63,8 @@ pub enum Action {
     HangAfter,
     /// Forwards, and answers an error although the request was carried out.
     FailAfter(u16, &'static str),
-    /// Answers these statements of a batch, by position, with an error code, and forwards only the others.
-    FailStatements(Vec<(usize, &'static str)>),
-    /// Forwards only the first so many statements of a batch, and returns the answer to these.
-    Curtail(usize),
     /// Forwards, and changes the answer.
     Edit(Box<dyn FnOnce(&mut Value) + Send>),
-}
-
-impl Action {
-    /// Forwards, and changes the items of a page together with their number.
-    pub fn edit_items(edit: impl FnOnce(&mut Vec<Value>) + Send + 'static) -> Self {
-        Self::Edit(Box::new(move |answer| {
-            let items = answer["Items"].as_array_mut().expect("items");
-            edit(items);
-            answer["Count"] = items.len().into();
-        }))
-    }
 }
 
 type Rule = Box<dyn FnMut(&Call) -> Action + Send>;
@@ -114,7 +83,6 @@ struct State {
     client: Client<HttpConnector, Full<Bytes>>,
     rule: Mutex<Rule>,
     seen: Mutex<Vec<Call>>,
-    under_way: Mutex<BTreeMap<String, usize>>,
     /// The connections accepted so far.
     connections: Mutex<Vec<AbortHandle>>,
     /// The connections with a lower number do not answer any more.
@@ -132,7 +100,6 @@ impl Proxy {
             client: Client::builder(TokioExecutor::new()).build_http(),
             rule: Mutex::new(Box::new(|_| Action::Forward)),
             seen: Mutex::default(),
-            under_way: Mutex::default(),
             connections: Mutex::default(),
             unresponsive_before: AtomicUsize::new(0),
         });
@@ -166,15 +133,9 @@ impl Proxy {
         self.state.connections.lock().expect("a lock").len()
     }
 
-    /// Closes all open connections except the newest so many.
-    pub fn close_all_connections_but(&self, newest: usize) {
-        let connections = self.state.connections.lock().expect("a lock");
-        connections.iter().rev().skip(newest).for_each(AbortHandle::abort);
-    }
-
     /// Closes all open connections.
     pub fn close_connections(&self) {
-        self.close_all_connections_but(0);
+        self.state.connections.lock().expect("a lock").iter().for_each(AbortHandle::abort);
     }
 
     /// Answers nothing more on the open connections, without closing them: a firewall that has forgotten a connection drops
@@ -215,15 +176,6 @@ async fn serve(listener: std::net::TcpListener, state: Arc<State>) -> Infallible
 #[error("closed by the rule, or by the database")]
 struct Closed;
 
-/// Counts a request as under way until it is answered or its connection closed.
-struct UnderWay<'a>(&'a State, String);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        *self.0.under_way.lock().expect("a lock").entry(self.1.clone()).or_default() -= 1;
-    }
-}
-
 async fn answer(
     state: Arc<State>,
     connection: usize,
@@ -237,14 +189,10 @@ async fn answer(
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
     let body: Value = serde_json::from_slice(&body).expect("a JSON request");
-    let _under_way = UnderWay(&state, operation.clone());
     let call = {
         let mut seen = state.seen.lock().expect("a lock");
         let number = seen.iter().filter(|call| call.operation == operation).count();
-        let mut under_way = state.under_way.lock().expect("a lock");
-        let under_way = under_way.entry(operation.clone()).or_default();
-        *under_way += 1;
-        let call = Call { operation, number, under_way: *under_way, body };
+        let call = Call { operation, number, body };
         seen.push(call.clone());
         call
     };
@@ -259,20 +207,7 @@ async fn answer(
             tokio::time::sleep(time).await;
             forward(call.body).await
         }
-        Action::SlowAnswer(time) => {
-            let answer = forward(call.body).await;
-            tokio::time::sleep(time).await;
-            answer
-        }
         Action::Hang => std::future::pending().await,
-        Action::ForwardLate(time) => {
-            let (state, headers) = (Arc::clone(&state), parts.headers.clone());
-            tokio::spawn(async move {
-                tokio::time::sleep(time).await;
-                state.forward(&headers, call.body).await
-            });
-            std::future::pending().await
-        }
         Action::Refuse => Err(Closed),
         Action::Fail(status, code) => Ok(error(status, code)),
         Action::Garbage => Ok(response(200, Bytes::from_static(b"<html>Bad Gateway</html>"))),
@@ -287,12 +222,6 @@ async fn answer(
         Action::FailAfter(status, code) => {
             forward(call.body).await?;
             Ok(error(status, code))
-        }
-        Action::FailStatements(codes) => fail_statements(call.body, &codes, forward).await,
-        Action::Curtail(statements) => {
-            let mut body = call.body;
-            body["Statements"].as_array_mut().expect("statements").truncate(statements);
-            forward(body).await
         }
         Action::Edit(edit) => {
             let (parts, body) = forward(call.body).await?.into_parts();
@@ -317,34 +246,6 @@ impl State {
         let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
         Ok(response(parts.status.as_u16(), body))
     }
-}
-
-async fn fail_statements<F>(
-    mut body: Value,
-    codes: &[(usize, &'static str)],
-    forward: impl FnOnce(Value) -> F,
-) -> Result<Response<Full<Bytes>>, Closed>
-where
-    F: Future<Output = Result<Response<Full<Bytes>>, Closed>>,
-{
-    let failed = |index: usize| codes.iter().find(|(failed, _)| *failed == index).map(|(_, code)| *code);
-    let statements = body["Statements"].as_array().expect("statements").clone();
-    let passed: Vec<Value> =
-        statements.iter().enumerate().filter(|(index, _)| failed(*index).is_none()).map(|(_, s)| s.clone()).collect();
-    let mut answers = Vec::new();
-    if !passed.is_empty() {
-        body["Statements"] = Value::Array(passed);
-        let answer = forward(body).await?.into_body().collect().await.map_err(|_| Closed)?.to_bytes();
-        let answer: Value = serde_json::from_slice(&answer).expect("a JSON answer");
-        answers.clone_from(answer["Responses"].as_array().expect("responses"));
-    }
-    for index in 0..statements.len() {
-        if let Some(code) = failed(index) {
-            answers
-                .insert(index, json!({"Error": {"Code": code, "Message": "canary-message"}, "TableName": "sessions"}));
-        }
-    }
-    Ok(response(200, json!({"Responses": answers}).to_string().into()))
 }
 
 fn error(status: u16, code: &str) -> Response<Full<Bytes>> {
