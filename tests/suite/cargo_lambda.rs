@@ -95,12 +95,8 @@ async fn make_run_is_not_led_away_by_the_terminals_environment() {
 
 #[test]
 fn cargo_lambda_is_shown_with_the_functions_own_cors() {
-    let pages = [include_str!("../../README.md"), include_str!("../local/main.rs")];
-    let commands: Vec<_> = pages
-        .iter()
-        .flat_map(|page| page.lines())
-        .filter(|line| line.trim_start().starts_with("cargo lambda watch --"))
-        .collect();
-    assert_eq!(commands.len(), 2, "{commands:?}");
-    assert!(commands.iter().all(|command| command.contains(" --disable-cors ")), "{commands:?}");
+    let printed = include_str!("../local/main.rs").lines();
+    let commands: Vec<_> = printed.filter(|line| line.trim_start().starts_with("cargo lambda watch --")).collect();
+    let [command] = commands[..] else { panic!("{commands:?}") };
+    assert!(command.contains(" --disable-cors "), "{command}");
 }
