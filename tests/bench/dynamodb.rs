@@ -1,5 +1,5 @@
 //! DynamoDB as the function sees it: an embedded one behind TLS, that answers no sooner than after the latency asked for
-//! and counts what it is asked. It can also lose the answers to writes.
+//! and counts what it is asked. It can also throttle the writes of a user as DynamoDB does.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -7,10 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dynoxide::errors::CancellationReason;
 use dynoxide::{AttributeValue, Database, DynoxideError, ImportOptions, Item};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -59,15 +60,27 @@ impl Trust {
     }
 }
 
-/// How long an empty page takes, while the answers to writes are being lost.
-const EMPTY_PAGE: Duration = Duration::from_millis(100);
+/// Write units that one partition of an index takes in a second. All sessions of a user are in one partition.
+///
+/// Source: "Best practices for designing and using partition keys effectively" in the Amazon DynamoDB Developer Guide.
+const UNITS_A_SECOND: f64 = 1_000.0;
+/// Unused units that a partition keeps, here those of a second. DynamoDB may keep more, and promises none.
+const BURST: f64 = 1_000.0;
+/// Write units of a write in a transaction. Another takes one.
+const UNITS_IN_A_TRANSACTION: f64 = 2.0;
 
 #[derive(Default)]
 struct State {
     latency_micros: AtomicU64,
     work: Mutex<Work>,
-    /// While answers to writes are lost: until when pages of the index are empty.
-    loses_answers: Mutex<Option<Instant>>,
+    /// The partition of the index that takes all writes, if it has a limit.
+    partition: Mutex<Option<Partition>>,
+}
+
+/// What a partition still takes.
+struct Partition {
+    units: f64,
+    since: Instant,
 }
 
 /// What the database was asked to do.
@@ -76,8 +89,8 @@ pub struct Work {
     pub requests: Requests,
     /// CPU that it took for it.
     pub cpu: Duration,
-    /// New connections.
-    pub connections: u64,
+    /// Write units in the index, while it has a limit: of what was carried out, not of what was throttled.
+    pub units: f64,
 }
 
 impl DynamoDb {
@@ -104,15 +117,10 @@ impl DynamoDb {
         self.state.latency_micros.store(latency.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// From now on writes are applied and never answered. Until `empty_until` every page of the index is empty and is not
-    /// the last one, which DynamoDB may do whenever it filters, so that the writes begin then.
-    pub fn lose_answers(&self, empty_until: Instant) {
-        *self.loses_answers() = Some(empty_until);
-    }
-
-    /// From now on everything is answered.
-    pub fn answer_again(&self) {
-        *self.loses_answers() = None;
+    /// From now on the partition of the index has the limit that it has in DynamoDB, and all of its burst; or no limit.
+    pub fn limit(&self, is_limited: bool) {
+        let full = Partition { units: BURST, since: Instant::now() };
+        *self.state.partition.lock().expect("a lock") = is_limited.then_some(full);
     }
 
     /// What was asked since the last time.
@@ -157,10 +165,6 @@ impl DynamoDb {
         }
     }
 
-    fn loses_answers(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.state.loses_answers.lock().expect("a lock")
-    }
-
     fn latency(&self) -> Duration {
         Duration::from_micros(self.state.latency_micros.load(Ordering::Relaxed))
     }
@@ -172,7 +176,6 @@ impl DynamoDb {
             sleep(handshake).await;
         }
         let Ok(stream) = tls.accept(stream).await else { return };
-        self.state.work.lock().expect("a lock").connections += 1;
         let service = service_fn(|request| self.respond(request));
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     }
@@ -182,44 +185,86 @@ impl DynamoDb {
         let operation = target.unwrap_or_default().trim_start_matches("DynamoDB_20120810.").to_owned();
         let Ok(body) = request.into_body().collect().await else { return Ok(Response::default()) };
         let body = body.to_bytes();
-        let empty_until = *self.loses_answers();
-        if operation == "Query" && empty_until.is_some_and(|until| Instant::now() < until) {
-            sleep(EMPTY_PAGE).await;
-            return Ok(respond_with(200, empty_page(&body)));
-        }
-        let is_lost = empty_until.is_some() && operation == "BatchExecuteStatement";
-        let (database, latency, state) = (self.database.clone(), self.latency(), Arc::clone(&self.state));
+        let (dynamodb, latency) = (self.clone(), self.latency());
         // On threads of their own, since the runtime's timers know whole milliseconds only.
         let work = spawn_blocking(move || {
             thread::sleep(latency);
             let begin = cpu();
-            let answer = dispatch(&database, &operation, &body);
-            let mut work = state.work.lock().expect("a lock");
+            let answer = dynamodb.carry_out(&operation, &body);
+            let mut work = dynamodb.state.work.lock().expect("a lock");
             work.cpu += cpu().saturating_sub(begin);
             *work.requests.entry(operation).or_default() += 1;
             answer
         });
-        let (status, body) = match work.await.expect("an answer") {
-            Ok(body) => (200, body),
-            Err(error) => (error.status_code(), error.to_json()),
-        };
-        if is_lost {
-            std::future::pending::<()>().await;
+        Ok(match work.await.expect("an answer") {
+            Ok(body) => respond_with(200, body),
+            Err(error) => respond_with(error.status_code(), error.to_json()),
+        })
+    }
+
+    /// Carries a request out, as far as the partition has room for its writes.
+    fn carry_out(&self, operation: &str, body: &[u8]) -> Result<String, DynoxideError> {
+        if self.state.partition.lock().expect("a lock").is_none() {
+            return dispatch(&self.database, operation, body);
         }
-        Ok(respond_with(status, body))
+        match operation {
+            "BatchExecuteStatement" => self.batch(body),
+            "UpdateItem" if !self.takes(1.0) => {
+                Err(DynoxideError::ProvisionedThroughputExceededException(THROTTLED.into()))
+            }
+            "TransactWriteItems" => {
+                let request: Value = parse_bytes(body)?;
+                let writes = request["TransactItems"].as_array().map_or(0, Vec::len);
+                if self.takes(UNITS_IN_A_TRANSACTION * writes as f64) {
+                    return dispatch(&self.database, operation, body);
+                }
+                let reason = CancellationReason { code: "ThrottlingError".to_owned(), message: None, item: None };
+                Err(DynoxideError::TransactionCanceledException(THROTTLED.into(), vec![reason; writes]))
+            }
+            _ => dispatch(&self.database, operation, body),
+        }
+    }
+
+    /// Carries out the statements for which there is room, and answers the others with an error.
+    fn batch(&self, body: &[u8]) -> Result<String, DynoxideError> {
+        let mut request: Value = parse_bytes(body)?;
+        let statements = request["Statements"].as_array().cloned().unwrap_or_default();
+        let has_room: Vec<_> = statements.iter().map(|_| self.takes(1.0)).collect();
+        let passed = statements.into_iter().zip(&has_room).filter(|(_, has_room)| **has_room);
+        request["Statements"] = passed.map(|(statement, _)| statement).collect();
+        let mut answer = json!({"Responses": []});
+        if has_room.contains(&true) {
+            let text = dispatch(&self.database, "BatchExecuteStatement", request.to_string().as_bytes())?;
+            answer = parse_bytes(text.as_bytes())?;
+        }
+        let responses = answer["Responses"].as_array_mut().expect("responses");
+        for (place, _) in has_room.iter().enumerate().filter(|(_, has_room)| !**has_room) {
+            responses
+                .insert(place, json!({"Error": {"Code": "ThrottlingError", "Message": THROTTLED}, "TableName": TABLE}));
+        }
+        Ok(answer.to_string())
+    }
+
+    /// Whether the partition takes so many write units now, all or none.
+    fn takes(&self, units: f64) -> bool {
+        let mut partition = self.state.partition.lock().expect("a lock");
+        let Some(Partition { units: left, since }) = partition.as_mut() else { return true };
+        *left = (*left + since.elapsed().as_secs_f64() * UNITS_A_SECOND).min(BURST);
+        *since = Instant::now();
+        let has_room = *left >= units;
+        if has_room {
+            *left -= units;
+            self.state.work.lock().expect("a lock").units += units;
+        }
+        has_room
     }
 }
+
+const THROTTLED: &str = "Throughput exceeds the limit of a partition of the index";
 
 fn respond_with(status: u16, body: String) -> Response<Full<Bytes>> {
     let response = Response::builder().status(status).header("Content-Type", "application/x-amz-json-1.0");
     response.body(Full::new(Bytes::from(body))).expect("a response")
-}
-
-/// The answer to a `Query` whose page holds nothing and is not the last one: the next begins before the first entry.
-fn empty_page(query: &[u8]) -> String {
-    let query: Value = serde_json::from_slice(query).unwrap_or_default();
-    let next = json!({"user_id": query["ExpressionAttributeValues"][":user"], "token_hash": {"S": "0"}});
-    json!({"Items": [], "Count": 0, "ScannedCount": 0, "LastEvaluatedKey": next}).to_string()
 }
 
 /// The token of a user's session; the caller's is number 0.
@@ -261,9 +306,12 @@ fn run<Q: DeserializeOwned, A: Serialize>(
     body: &[u8],
     operation: impl FnOnce(Q) -> Result<A, DynoxideError>,
 ) -> Result<String, DynoxideError> {
-    let invalid = |error: serde_json::Error| DynoxideError::ValidationException(error.to_string());
-    let answer = operation(serde_json::from_slice(body).map_err(invalid)?)?;
-    serde_json::to_string(&answer).map_err(invalid)
+    let answer = operation(parse_bytes(body)?)?;
+    serde_json::to_string(&answer).map_err(|error| DynoxideError::ValidationException(error.to_string()))
+}
+
+fn parse_bytes<T: DeserializeOwned>(body: &[u8]) -> Result<T, DynoxideError> {
+    serde_json::from_slice(body).map_err(|error| DynoxideError::ValidationException(error.to_string()))
 }
 
 /// A certificate for `localhost`, signed by an authority of its own.

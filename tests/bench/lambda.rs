@@ -43,7 +43,7 @@ pub struct Function {
     process: Child,
     server: JoinHandle<()>,
     next: mpsc::Receiver<Instant>,
-    events: mpsc::Sender<Invocation>,
+    events: mpsc::Sender<Value>,
     answers: mpsc::Receiver<Answer>,
 }
 
@@ -58,12 +58,6 @@ pub struct Call {
     pub body: Value,
 }
 
-/// An event, and how long the function may take to answer it.
-struct Invocation {
-    event: Value,
-    time_limit: Duration,
-}
-
 struct Answer {
     given: Instant,
     received: Instant,
@@ -72,7 +66,7 @@ struct Answer {
 
 struct Api {
     next: mpsc::Sender<Instant>,
-    events: Mutex<mpsc::Receiver<Invocation>>,
+    events: Mutex<mpsc::Receiver<Value>>,
     given: Mutex<Instant>,
     answers: mpsc::Sender<Answer>,
 }
@@ -111,7 +105,7 @@ impl Function {
 
     /// Has the caller with so many other sessions call it, and checks its answer.
     pub async fn call(&mut self, others: usize, expected: usize) -> Result<Call, String> {
-        let call = self.invoke(others, TIMEOUT).await?;
+        let call = self.invoke(others).await?;
         if call.status != Some(200) || call.body["count"].as_u64() != Some(expected as u64) {
             let (status, body) = (call.status, call.body);
             return Err(format!("asked to revoke {expected} sessions it answered {status:?} {body}"));
@@ -119,12 +113,11 @@ impl Function {
         Ok(call)
     }
 
-    /// Has the caller with so many other sessions call it. Its deadline is after `time_limit`.
-    pub async fn invoke(&mut self, others: usize, time_limit: Duration) -> Result<Call, String> {
+    /// Has the caller with so many other sessions call it.
+    pub async fn invoke(&mut self, others: usize) -> Result<Call, String> {
         let clock = self.cpu_clock()?;
         let cpu = now(clock);
-        let invocation = Invocation { event: event(&token(others, 0)), time_limit };
-        self.events.send(invocation).await.map_err(|_| "the runtime API has ended")?;
+        self.events.send(event(&token(others, 0))).await.map_err(|_| "the runtime API has ended")?;
         let answer = tokio::select! {
             answer = timeout(PATIENCE, self.answers.recv()) => answer.ok().flatten().ok_or("no answer")?,
             status = self.process.wait() => return Err(format!("it has ended by itself: {status:?}")),
@@ -152,11 +145,6 @@ impl Function {
         let ended = timeout(PATIENCE, self.process.wait()).await;
         self.server.abort();
         ended.map(drop).map_err(|_| "it does not end".to_owned())
-    }
-
-    /// CPU used since the start.
-    pub fn cpu(&self) -> Result<Duration, String> {
-        Ok(now(self.cpu_clock()?))
     }
 
     /// The most memory it has used so far, in bytes.
@@ -215,16 +203,15 @@ async fn serve(listener: TcpListener, api: Arc<Api>) {
 async fn respond(api: &Api, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path().ends_with("/next") {
         let _ = api.next.send(Instant::now()).await;
-        let Some(invocation) = api.events.lock().await.recv().await else { std::future::pending().await };
-        let deadline =
-            (SystemTime::now() + invocation.time_limit).duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        let Some(event) = api.events.lock().await.recv().await else { std::future::pending().await };
+        let deadline = (SystemTime::now() + TIMEOUT).duration_since(UNIX_EPOCH).expect("a clock after 1970");
         let response = Response::builder()
             .header("content-type", "application/json")
             .header("lambda-runtime-aws-request-id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd")
             .header("lambda-runtime-deadline-ms", deadline.as_millis().to_string())
             .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:f")
             .header("lambda-runtime-trace-id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0")
-            .body(Full::new(Bytes::from(invocation.event.to_string())))
+            .body(Full::new(Bytes::from(event.to_string())))
             .expect("a response");
         *api.given.lock().await = Instant::now();
         return Ok(response);

@@ -19,25 +19,16 @@ pub const LATENCIES: [u64; 3] = [0, 5, 20];
 pub const SIZES: [usize; 5] = [1, 10, 100, 1_000, 10_000];
 /// The same after a pause and on parts of a core.
 pub const FEW: [usize; 3] = [1, 10, 100];
-/// Percent of a core for the handler. Lambda gives memory / 1,769 MB of one: at 512, 256 and 128 MB these.
-pub const SHARES: [u64; 4] = [100, 29, 15, 7];
-/// Of the template's 256 MB.
+/// The same with the limit of a partition of the index.
+pub const MANY: [usize; 3] = [1_000, 2_500, 10_000];
+/// Percent of a core for the handler. Lambda gives memory / 1,769 MB of one: this at the template's 256 MB.
 pub const USUAL_SHARE: u64 = 15;
+/// What Lambda gives a function with 1,769 MB.
+const WHOLE: u64 = 100;
 
 /// Under which first calls are measured.
-pub const COLD: [Condition; 8] = [
-    under(100, 0, 1),
-    under(100, 5, 1),
-    under(100, 20, 1),
-    under(29, 5, 1),
-    under(15, 5, 1),
-    under(7, 5, 1),
-    under(15, 5, 10),
-    under(15, 5, 100),
-];
-/// Of two builds.
-pub const COLD_OF_BUILDS: [Condition; 3] = [under(100, 0, 1), under(100, 5, 1), under(USUAL_SHARE, 5, 1)];
-pub const PAUSES_OF_BUILDS: [Condition; 2] = [under(100, 5, 1), under(USUAL_SHARE, 5, 1)];
+pub const COLD: [Condition; 4] =
+    [under(WHOLE, 0, 1), under(WHOLE, 5, 1), under(WHOLE, 20, 1), under(USUAL_SHARE, 5, 1)];
 
 /// How long a function is frozen between two calls, at least.
 pub const PAUSE: Duration = Duration::from_secs(10);
@@ -49,6 +40,8 @@ const WARM_UP_OTHERS: usize = 10;
 const CELL: Duration = Duration::from_secs(8);
 /// A call of such length is not preceded by another like it.
 const LONG: Duration = Duration::from_millis(1_500);
+/// The latency at which the limit of a partition is measured, in milliseconds.
+const LIMITED_LATENCY: u64 = 5;
 
 /// What a call meets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,11 +58,9 @@ pub const fn under(percent: u64, latency: u64, others: usize) -> Condition {
     Condition { percent, latency, others }
 }
 
-/// What is measured after pauses, in two sets: each set is one pause for all of its processes.
-pub fn pauses() -> [Vec<Condition>; 2] {
-    let shares = SHARES.iter().flat_map(|&percent| FEW.map(|others| under(percent, 5, others)));
-    let latencies = [0, 20].into_iter().flat_map(|latency| FEW.map(|others| under(100, latency, others)));
-    [shares.collect(), latencies.chain([under(100, 5, 1_000)]).collect()]
+/// What is measured after pauses, which serve all of them.
+pub fn pauses() -> Vec<Condition> {
+    [WHOLE, USUAL_SHARE].iter().flat_map(|&percent| FEW.map(|others| under(percent, 5, others))).collect()
 }
 
 /// Samples of a new process, all times in milliseconds.
@@ -79,26 +70,16 @@ pub struct Cold {
     pub under: Condition,
     /// From exec to asking for the first event.
     pub init: Vec<f64>,
-    /// CPU until then.
-    pub init_cpu: Vec<f64>,
     /// From getting the first event to having answered it.
     pub first: Vec<f64>,
-    pub first_cpu: Vec<f64>,
-    /// The third call, on a whole core.
-    pub third: Vec<f64>,
-    /// Peak until the first event, in bytes, in the last round.
-    pub memory: u64,
 }
 
-/// Samples of a process that was frozen between its calls, all times in milliseconds.
+/// Samples of a process that was frozen between its calls, in milliseconds.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Paused {
     pub subject: String,
     pub under: Condition,
-    /// The first call after a pause.
     pub after: Vec<f64>,
-    /// The call after that one.
-    pub again: Vec<f64>,
 }
 
 /// Samples of a process that has been used just before, all times in milliseconds.
@@ -109,9 +90,6 @@ pub struct Warm {
     pub others: usize,
     pub time: Vec<f64>,
     pub cpu: Vec<f64>,
-    /// CPU of the database.
-    #[serde(default)]
-    pub database_cpu: Vec<f64>,
     /// Of the last call.
     pub requests: Requests,
     /// Peak, in bytes, so far.
@@ -120,36 +98,44 @@ pub struct Warm {
     pub estimate: Option<f64>,
 }
 
+/// One call of a user whose partition of the index has the limit that it has in DynamoDB.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Limited {
+    pub subject: String,
+    pub others: usize,
+    /// The HTTP status; `None` without an answer.
+    pub status: Option<u64>,
+    /// In milliseconds.
+    pub time: f64,
+    /// Sessions that are not revoked then.
+    pub left: usize,
+    /// Write units that it took of the index.
+    pub units: f64,
+}
+
 /// Starts everyone so many times, under each condition.
-pub async fn cold(
-    subjects: &[Subject],
-    dynamodb: &DynamoDb,
-    conditions: &[Condition],
-    rounds: usize,
-) -> Result<Vec<Cold>, String> {
+pub async fn cold(subjects: &[Subject], dynamodb: &DynamoDb, rounds: usize) -> Result<Vec<Cold>, String> {
     // From here on the machine has everyone's files in memory.
     for subject in subjects {
         start_once(subject, dynamodb, None, &mut Cold::default()).await?;
     }
-    let limits = limits(conditions);
+    let limits = limits(&COLD);
     let mut cells: Vec<Cold> = Vec::new();
-    for &under in conditions.iter().filter(|under| limits.contains_key(&under.percent)) {
-        let Condition { percent, latency, others } = under;
-        dynamodb.delay(Duration::from_millis(latency));
-        let name = format!("{others} others, {latency} ms latency, {percent} % of a core");
+    for under in COLD.into_iter().filter(|under| limits.contains_key(&under.percent)) {
+        dynamodb.delay(Duration::from_millis(under.latency));
         let begin = cells.len();
         cells.extend(subjects.iter().map(|subject| Cold { subject: subject.name.clone(), under, ..Cold::default() }));
         for round in 0..rounds {
-            progress(&format!("  {name}: round {} of {rounds}", round + 1));
+            progress(&format!("  {}: round {} of {rounds}", described(under), round + 1));
             for index in turns(round, subjects.len()) {
-                start_once(&subjects[index], dynamodb, limits[&percent].as_ref(), &mut cells[begin + index]).await?;
+                let limit = limits[&under.percent].as_ref();
+                start_once(&subjects[index], dynamodb, limit, &mut cells[begin + index]).await?;
             }
         }
         progress("");
-        println!("  {name}: exec → /next, first call, third call; ms");
+        println!("  {}: exec → /next, first call; ms", described(under));
         for cell in &cells[begin..] {
-            let [init, first, third] = [&cell.init, &cell.first, &cell.third].map(|samples| median(samples));
-            println!("    {:<32}{init:>9.2}{first:>9.2}{third:>9.2}", cell.subject);
+            println!("    {:<32}{:>9.2}{:>9.2}", cell.subject, median(&cell.init), median(&cell.first));
         }
     }
     Ok(cells)
@@ -161,47 +147,31 @@ async fn start_once(
     limit: Option<&CpuLimit>,
     cell: &mut Cold,
 ) -> Result<(), String> {
-    let problem = |problem: String| format!("{}: {problem}", subject.name);
     let others = cell.under.others;
     dynamodb.reset(others);
-    let (mut function, init) = Function::start(subject).await.map_err(problem)?;
+    let started = Function::start(subject).await;
+    let (mut function, init) = started.map_err(|problem| format!("{}: {problem}", subject.name))?;
     cell.init.push(millis(init));
-    cell.init_cpu.push(millis(function.cpu()?));
-    cell.memory = function.peak_memory()?;
     if let Some(limit) = limit {
         limit.apply(&function)?;
     }
-    let made = call(subject, &mut function, dynamodb, others).await?;
-    cell.first.push(millis(made.time));
-    cell.first_cpu.push(millis(made.cpu));
-    if limit.is_none() {
-        call(subject, &mut function, dynamodb, others).await?;
-        cell.third.push(millis(call(subject, &mut function, dynamodb, others).await?.time));
-    }
+    cell.first.push(millis(call(subject, &mut function, dynamodb, others).await?.time));
     function.stop().await;
     Ok(())
 }
 
-/// Calls everyone after pauses in which all processes are frozen, and once more right after that. There is one process for
-/// each subject under each condition, so that one pause serves all.
-pub async fn paused(
-    subjects: &[Subject],
-    dynamodb: &DynamoDb,
-    conditions: &[Condition],
-    rounds: usize,
-) -> Result<Vec<Paused>, String> {
-    let limits = limits(conditions);
+/// Calls everyone after pauses in which all processes are frozen. There is one process for each subject under each condition,
+/// so that one pause serves all.
+pub async fn paused(subjects: &[Subject], dynamodb: &DynamoDb, rounds: usize) -> Result<Vec<Paused>, String> {
+    let conditions = pauses();
+    let limits = limits(&conditions);
     let conditions: Vec<_> = conditions.iter().filter(|under| limits.contains_key(&under.percent)).collect();
     let subjects: Vec<_> = subjects.iter().filter(|subject| subject.revokes).collect();
     let (mut cells, mut functions) = (Vec::new(), Vec::new());
     dynamodb.delay(Duration::ZERO);
     for under in &conditions {
         for subject in &subjects {
-            progress(&format!(
-                "  starting and warming up: {} of {}",
-                functions.len(),
-                conditions.len() * subjects.len()
-            ));
+            progress(&format!("  warmed up: {} of {}", functions.len(), conditions.len() * subjects.len()));
             let function = warmed_up(subject, dynamodb, under.others.min(WARM_UP_OTHERS)).await?;
             if let Some(limit) = &limits[&under.percent] {
                 limit.apply(&function)?;
@@ -229,7 +199,6 @@ pub async fn paused(
                 function.thaw()?;
                 cell.after
                     .push(millis(call_prepared(subjects[index], function, dynamodb, cell.under.others).await?.time));
-                cell.again.push(millis(call(subjects[index], function, dynamodb, cell.under.others).await?.time));
                 function.freeze()?;
                 spent[place] += started.elapsed();
             }
@@ -237,12 +206,9 @@ pub async fn paused(
     }
     progress("");
     for (row, under) in conditions.iter().enumerate() {
-        println!(
-            "  {} others, {} ms latency, {} % of a core: after a pause, again; ms",
-            under.others, under.latency, under.percent
-        );
+        println!("  {}: after a pause; ms", described(**under));
         for cell in &cells[row * subjects.len()..][..subjects.len()] {
-            println!("    {:<32}{:>9.2}{:>9.2}", cell.subject, median(&cell.after), median(&cell.again));
+            println!("    {:<32}{:>9.2}", cell.subject, median(&cell.after));
         }
     }
     for function in functions {
@@ -256,7 +222,6 @@ pub async fn warm(
     subjects: &[Subject],
     dynamodb: &DynamoDb,
     sizes: &[usize],
-    latencies: &[u64],
     most_rounds: usize,
 ) -> Result<Vec<Warm>, String> {
     let subjects: Vec<_> = subjects.iter().filter(|subject| subject.revokes).collect();
@@ -274,27 +239,16 @@ pub async fn warm(
             _ => most_rounds.div_ceil(4),
         };
         let begin = cells.len();
-        for &latency in latencies {
+        for latency in LATENCIES {
             for subject in &subjects {
-                let estimate =
-                    cells.iter().rfind(|cell| cell.subject == subject.name && cell.latency == latency).map(|smaller| {
-                        let time = smaller.estimate.unwrap_or_else(|| median(&smaller.time));
-                        // A few sessions cost no less than one: only what is slow already is sure to grow.
-                        time * others as f64 / smaller.others as f64
-                    });
-                let certain = others >= 1_000;
-                cells.push(Warm {
-                    subject: subject.name.clone(),
-                    latency,
-                    others,
-                    estimate: estimate.filter(|estimate| certain && *estimate > millis(TIMEOUT)),
-                    ..Warm::default()
-                });
+                let estimate = estimate(&cells, &subject.name, latency, others);
+                let subject = subject.name.clone();
+                cells.push(Warm { subject, latency, others, estimate, ..Warm::default() });
             }
         }
         let mut spent = vec![Duration::ZERO; cells.len() - begin];
         for round in 0..rounds {
-            for (row, &latency) in latencies.iter().enumerate() {
+            for (row, latency) in LATENCIES.into_iter().enumerate() {
                 progress(&format!("  {others} others, {latency} ms latency: round {} of {rounds}", round + 1));
                 for index in turns(round, subjects.len()) {
                     let place = row * subjects.len() + index;
@@ -310,7 +264,7 @@ pub async fn warm(
             }
         }
         progress("");
-        println!("  {others} others, at {latencies:?} ms latency; ms");
+        println!("  {others} others, at {LATENCIES:?} ms latency; ms");
         for (index, subject) in subjects.iter().enumerate() {
             print!("    {:<32}", subject.name);
             for cell in cells[begin..].iter().skip(index).step_by(subjects.len()) {
@@ -328,6 +282,15 @@ pub async fn warm(
     Ok(cells)
 }
 
+/// What a call with so many sessions would take, if it is sure to take longer than Lambda allows. A few sessions cost no less
+/// than one, so only what is slow already is sure to grow.
+fn estimate(cells: &[Warm], subject: &str, latency: u64, others: usize) -> Option<f64> {
+    let smaller = cells.iter().rfind(|cell| cell.subject == subject && cell.latency == latency)?;
+    let time = smaller.estimate.unwrap_or_else(|| median(&smaller.time));
+    let estimate = time * others as f64 / smaller.others as f64;
+    (others >= 1_000 && estimate > millis(TIMEOUT)).then_some(estimate)
+}
+
 /// One call that is measured, right after one that is not.
 async fn call_again(
     subject: &Subject,
@@ -339,13 +302,48 @@ async fn call_again(
     call(subject, function, dynamodb, if long { 1 } else { cell.others }).await?;
     dynamodb.take_work();
     let made = call(subject, function, dynamodb, cell.others).await?;
-    let work = dynamodb.take_work();
-    cell.requests = work.requests;
-    cell.database_cpu.push(millis(work.cpu));
+    cell.requests = dynamodb.take_work().requests;
     cell.time.push(millis(made.time));
     cell.cpu.push(millis(made.cpu));
     cell.memory = function.peak_memory()?;
     Ok(())
+}
+
+/// Calls everyone once at each size, while the partition of the index has its limit and has not been used for a second. Who
+/// takes longer than Lambda allows without that limit is left out.
+pub async fn limited(subjects: &[Subject], dynamodb: &DynamoDb, warm: &[Warm]) -> Result<Vec<Limited>, String> {
+    dynamodb.delay(Duration::from_millis(LIMITED_LATENCY));
+    let mut cells = Vec::new();
+    for others in MANY {
+        println!("  {others} others: status, ms, sessions left, write units of the index");
+        for subject in subjects.iter().filter(|subject| subject.revokes) {
+            if estimate(warm, &subject.name, LIMITED_LATENCY, others).is_some() {
+                continue;
+            }
+            let mut function = warmed_up(subject, dynamodb, WARM_UP_OTHERS).await?;
+            dynamodb.reset(others);
+            dynamodb.take_work();
+            dynamodb.limit(true);
+            let begin = Instant::now();
+            // Without an answer, the process has ended, or reports an error of the invocation.
+            let status = function.invoke(others).await.ok().and_then(|call| call.status);
+            let time = millis(begin.elapsed());
+            dynamodb.limit(false);
+            let cell = Limited {
+                subject: subject.name.clone(),
+                others,
+                status,
+                time,
+                left: others - dynamodb.revoked(others),
+                units: dynamodb.take_work().units,
+            };
+            let Limited { subject, status, time, left, units, .. } = &cell;
+            println!("    {subject:<32}{:>5}{time:>10.0}{left:>8}{units:>8.0}", status.unwrap_or_default());
+            cells.push(cell);
+            function.stop().await;
+        }
+    }
+    Ok(cells)
 }
 
 /// A function that has been called often enough for its interpreter to have compiled what it will.
@@ -383,18 +381,13 @@ async fn call_prepared(
 
 /// By percent of a core; those that the machine does not let us set are missing, and said to be.
 fn limits(conditions: &[Condition]) -> BTreeMap<u64, Option<CpuLimit>> {
-    let mut limits = BTreeMap::new();
-    let mut refused = Vec::new();
-    for &Condition { percent, .. } in conditions {
-        if limits.contains_key(&percent) || refused.contains(&percent) {
-            continue;
-        }
-        let limit = if percent == 100 { None } else { CpuLimit::new(percent) };
-        if percent != 100 && limit.is_none() {
-            println!("  not at {percent} % of a core: that takes root and control groups that can be written to");
-            refused.push(percent);
-        } else {
-            limits.insert(percent, limit);
+    let mut limits = BTreeMap::from([(WHOLE, None)]);
+    if conditions.iter().any(|under| under.percent == USUAL_SHARE) {
+        match CpuLimit::new(USUAL_SHARE) {
+            Some(limit) => drop(limits.insert(USUAL_SHARE, Some(limit))),
+            None => println!(
+                "  not at {USUAL_SHARE} % of a core: that takes root, and control groups that can be written to"
+            ),
         }
     }
     limits
@@ -403,6 +396,11 @@ fn limits(conditions: &[Condition]) -> BTreeMap<u64, Option<CpuLimit>> {
 /// All of so many, beginning with another one in each round.
 fn turns(round: usize, number: usize) -> impl Iterator<Item = usize> {
     (0..number).map(move |turn| (round + turn) % number)
+}
+
+pub fn described(Condition { percent, latency, others }: Condition) -> String {
+    let others = if others == 1 { "1 other".to_owned() } else { format!("{others} others") };
+    format!("{latency} ms latency, {percent} % of a core, {others}")
 }
 
 pub fn median(samples: &[f64]) -> f64 {

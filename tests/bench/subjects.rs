@@ -55,18 +55,11 @@ pub fn all(binary: &Path, dynamodb: &DynamoDb, trust: &Trust) -> Vec<Subject> {
         println!("Without Node.js: there is no node or no npm on the PATH.");
     }
     if let Some(python) = interpreter("python3", ["-c", "import sys; print(sys.executable)"]) {
-        let command = vec![python, scripts.join("python_boto3.py")];
         subjects.push(subject(
             "Python, boto3 loop",
             "one `update_item` a session, one after the other",
-            command.clone(),
-            &[("PYTHONPATH", ".tools/boto3"), ("WRITES", "update")],
-        ));
-        subjects.push(subject(
-            "Python, TransactWriteItems",
-            "boto3, one `transact_write_items` for each 100 sessions, one after the other",
-            command,
-            &[("PYTHONPATH", ".tools/boto3"), ("WRITES", "transact")],
+            vec![python, scripts.join("python_boto3.py")],
+            &[("PYTHONPATH", ".tools/boto3")],
         ));
     }
     subjects

@@ -1,5 +1,4 @@
-"""The function as one would write it in Python: with WRITES=update one update_item a session, one after the other; with
-WRITES=transact one transact_write_items for each hundred.
+"""The function as one would write it in Python: one update_item a session, one after the other.
 
 The loop at the end is what the Lambda runtime for Python would do.
 """
@@ -48,12 +47,6 @@ def handler(event, request_id):
             ":user": caller["user_id"],
         },
     }
-    count = transact(others, update) if os.environ["WRITES"] == "transact" else loop(others, update)
-    body = json.dumps({"count": count})
-    return {"statusCode": 200, "headers": {"content-type": "application/json"}, "body": body}
-
-
-def loop(others, update):
     count = 0
     for other in others:
         try:
@@ -61,18 +54,8 @@ def loop(others, update):
             count += 1
         except table.meta.client.exceptions.ConditionalCheckFailedException:
             pass
-    return count
-
-
-def transact(others, update):
-    for begin in range(0, len(others), 100):
-        table.meta.client.transact_write_items(
-            TransactItems=[
-                {"Update": {"TableName": table.name, "Key": {"token_hash": other}, **update}}
-                for other in others[begin : begin + 100]
-            ]
-        )
-    return len(others)
+    body = json.dumps({"count": count})
+    return {"statusCode": 200, "headers": {"content-type": "application/json"}, "body": body}
 
 
 def run():
