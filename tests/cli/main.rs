@@ -6,15 +6,14 @@
 
 #![allow(clippy::print_stderr, reason = "it talks to the person who has typed the command")]
 #![allow(clippy::doc_markdown, reason = "clap prints comments as they are")]
+#![allow(clippy::cast_precision_loss, reason = "seconds since 1970 are small numbers")]
 
 mod call;
 mod check;
 mod items;
 mod table;
 
-use std::env;
 use std::error::Error;
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::num::NonZeroU16;
@@ -25,7 +24,8 @@ use check::{Finding, Level, Observed};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand};
 use disable_my_other_sessions::session::Token;
-use table::{Row, Table};
+use items::{Item, number, text};
+use table::{Table, now};
 use url::Url;
 
 /// Creates, lists, signs out and deletes sessions, and checks whether the function works on a table.
@@ -108,29 +108,13 @@ type Problem = Box<dyn Error + Send + Sync>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse_from(joined(env::args_os()))).await {
+    match run(Arguments::parse()).await {
         Ok(status) => status,
         Err(problem) => {
             eprintln!("sessions: {problem}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// `--local 8001` means `--local=8001`. Clap alone takes `8001` for the command, since the port may be left out.
-fn joined(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut joined: Vec<OsString> = Vec::new();
-    for argument in arguments {
-        let is_port = argument.to_str().is_some_and(|text| text.parse::<u16>().is_ok());
-        match joined.last_mut() {
-            Some(last) if is_port && last == "--local" => {
-                last.push("=");
-                last.push(argument);
-            }
-            _ => joined.push(argument),
-        }
-    }
-    joined
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Problem> {
@@ -140,39 +124,33 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Problem> {
         Command::Create { user, ttl_hours } => {
             let created = table().await?.create(&user, u64::from(ttl_hours) * 3600).await?;
             print(&format!("{}\n", created.token))?;
-            eprintln!("Session {} of {}, until {}.", created.session_id, visible(&user), time(created.expires_at));
+            let until = time(created.expires_at as f64);
+            eprintln!("Session {} of {}, until {until}.", created.session_id, visible(&user));
         }
         Command::List { user } => {
-            let rows = table().await?.list(&user).await?;
-            if rows.is_empty() {
+            let sessions = table().await?.list(&user).await?;
+            if sessions.is_empty() {
                 eprintln!("The index shows no sessions of {}.", visible(&user));
             } else {
-                print(&format(&rows))?;
+                print(&listed(&sessions))?;
             }
         }
         Command::RevokeOthers { url, token } => {
-            let answer = call::revoke_others(&url, &token.read()?).await?;
-            print(&format!("{}\n", visible(answer.body.trim_end())))?;
-            if answer.status != 200 {
-                eprintln!("sessions: the answer's status is {}.", answer.status);
-                return Ok(ExitCode::FAILURE);
+            let (status, body) = call::revoke_others(&url, &token.read()?).await?;
+            print(&format!("{}\n", visible(body.trim_end())))?;
+            if status != 200 {
+                return Err(format!("the answer's status is {status}").into());
             }
         }
         Command::CheckTable { sample, expect_stream } => {
             let table = table().await?;
             let description = table.describe().await?;
-            let time_to_live = heard(table.time_to_live().await);
-            let ttl = time_to_live.as_ref().and_then(check::ttl_attribute);
-            let sample = heard(table.sample(sample, ttl).await);
-            let findings = check::findings(&Observed {
-                table: &description,
-                index: table.index(),
-                expects_stream: expect_stream,
-                time_to_live: time_to_live.as_ref(),
-                sample: sample.as_ref(),
-            });
-            print(&report(&findings))?;
-            if count(&findings, Level::Problem) > 0 {
+            let sample = table.sample(sample).await?;
+            let observed = Observed { table: &description, index: &table.index, expects_stream: expect_stream };
+            let mut findings = check::findings(&observed);
+            findings.extend(sample.findings());
+            print(&report(&findings, sample.items))?;
+            if findings.iter().any(|finding| finding.level == Level::Problem) {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -201,96 +179,58 @@ impl TokenArgument {
         if token.is_empty() {
             return Err("no token: neither --token nor SESSION_TOKEN, and nothing on standard input".into());
         }
+        Token::parse(token.as_bytes()).map_err(|error| format!("the token is {error}"))?;
         Ok(token)
     }
 }
 
-/// A value, or `None` with its problem on standard error, where the rest of a check is worth having without it.
-fn heard<T>(result: Result<T, Problem>) -> Option<T> {
-    result.inspect_err(|problem| eprintln!("sessions: {problem}")).ok()
-}
-
-fn count(findings: &[Finding], level: Level) -> usize {
-    findings.iter().filter(|finding| finding.level == level).count()
-}
-
 /// Each finding with what to do, and a verdict.
-fn report(findings: &[Finding]) -> String {
+fn report(findings: &[Finding], items: u64) -> String {
     let mut report = String::new();
     for Finding { level, meaning, advice } in findings {
         let level = match level {
-            Level::Ok => "OK",
             Level::Warning => "WARNING",
             Level::Problem => "PROBLEM",
         };
-        let _ = writeln!(report, "{level:<9}{}", visible(meaning));
-        if !advice.is_empty() {
-            let _ = writeln!(report, "{:<9}-> {}", "", visible(advice));
-        }
+        let _ = writeln!(report, "{level}  {}\n         -> {}", visible(meaning), visible(advice));
     }
-    let verdict = match (count(findings, Level::Problem), count(findings, Level::Warning)) {
+    let checked = format!("Checked: the table's description and {items} of its items.");
+    let problems = findings.iter().filter(|finding| finding.level == Level::Problem).count();
+    let verdict = match (problems, findings.len() - problems) {
         (0, 0) => "The function works on this table.".to_owned(),
         (0, warnings) => format!("The function works on this table. Warnings: {warnings}."),
-        (problems, warnings) => {
-            format!("The table is not ready for the function. Problems: {problems}, warnings: {warnings}.")
-        }
+        _ => format!("The table is not ready for the function. Problems: {problems}."),
     };
-    let _ = writeln!(report, "\n{verdict}");
+    let _ = writeln!(report, "{checked} {verdict}");
     report
 }
 
-/// A table as wide as its widest values.
-fn format(rows: &[Row]) -> String {
-    let header = ["SESSION", "STATUS", "CREATED", "EXPIRES", "REVOKED", "BY"].map(str::to_owned);
-    let cells: Vec<[String; 6]> = std::iter::once(header)
-        .chain(rows.iter().map(|row| {
-            let text = |value: &Option<String>| value.as_deref().map_or_else(|| "-".to_owned(), visible);
-            let date = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), time);
-            let mut status = text(&row.status);
-            if row.is_expired() {
-                status += ", expired";
-            }
-            let [session, by] = [text(&row.session_id), text(&row.revoked_by)];
-            [session, status, date(row.created_at), date(row.expires_at), date(row.revoked_at), by]
-        }))
-        .collect();
-    let mut widths = [0; 6];
-    for line in &cells {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
+/// A line for each session. Applications differ in what they write, so any attribute may be missing.
+fn listed(sessions: &[Item]) -> String {
+    let line = |[session, status, created, expires, revoked, by]: [&str; 6]| {
+        format!("{session:<36}  {status:<15}  {created:<20}  {expires:<20}  {revoked:<20}  {by}\n")
+    };
+    let mut lines = line(["SESSION", "STATUS", "CREATED", "EXPIRES", "REVOKED", "BY"]);
+    for session in sessions {
+        let text = |name| text(session, name).map_or_else(|| "-".to_owned(), visible);
+        let date = |name| number(session, name).map_or_else(|| "-".to_owned(), time);
+        let is_expired = number(session, "expires_at").is_some_and(|expires_at| expires_at <= now() as f64);
+        let status = text("status") + if is_expired { ", expired" } else { "" };
+        let [created, expires, revoked] = ["created_at", "expires_at", "revoked_at"].map(date);
+        lines += &line([&text("session_id"), &status, &created, &expires, &revoked, &text("revoked_by")]);
     }
-    let mut table = String::new();
-    for line in &cells {
-        let mut text = String::new();
-        for (width, cell) in widths.iter().zip(line) {
-            let _ = write!(text, "{cell:<width$}  ");
-        }
-        table += text.trim_end();
-        table.push('\n');
-    }
-    table
+    lines
 }
 
 /// Epoch seconds for people.
-fn time(epoch_seconds: u64) -> String {
-    i64::try_from(epoch_seconds)
-        .ok()
-        .and_then(|seconds| DateTime::from_secs(seconds).fmt(DateTimeFormat::DateTime).ok())
-        .unwrap_or_else(|| epoch_seconds.to_string())
+fn time(epoch_seconds: f64) -> String {
+    let time = DateTime::from_secs_f64(epoch_seconds).fmt(DateTimeFormat::DateTime);
+    time.unwrap_or_else(|_| epoch_seconds.to_string())
 }
 
 /// What a table or an answer holds may be anyone's, and a terminal obeys control characters.
 fn visible(value: &str) -> String {
-    let mut shown = String::with_capacity(value.len());
-    for character in value.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
+    value.replace(char::is_control, "\u{fffd}")
 }
 
 /// Prints unless the reader has gone, as `head` does once it has seen enough.

@@ -4,30 +4,28 @@ use std::error::Error;
 use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_config::BehaviorVersion;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
-use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{Credentials, Region};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, ReturnValue, TableDescription, TimeToLiveDescription,
-};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, TableDescription, TimeToLiveStatus};
+use aws_sdk_dynamodb::{Client, Config};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_runtime_api::client::http::{SharedHttpClient, http_client_fn};
 use disable_my_other_sessions::session::Token;
+use futures_util::stream::{StreamExt, TryStreamExt, iter};
 
 use super::Problem;
 use super::call::connector;
-use super::items::{Item, Sample};
+use super::items::{Item, Sample, number};
 
-/// How many items one request may ask for.
-const BATCH: usize = 100;
+/// How many sessions are read at once.
+const READS: usize = 20;
 
 pub struct Table {
     client: Client,
     name: String,
-    index: String,
+    pub index: String,
 }
 
 /// A session that was just made.
@@ -38,46 +36,33 @@ pub struct Created {
     pub expires_at: u64,
 }
 
-/// What there is to show of a session. Applications differ in what they write, so nothing need be there.
-pub struct Row {
-    pub session_id: Option<String>,
-    pub status: Option<String>,
-    pub created_at: Option<u64>,
-    pub expires_at: Option<u64>,
-    pub revoked_at: Option<u64>,
-    pub revoked_by: Option<String>,
-}
-
 impl Table {
     /// The table in the DynamoDB on a port of this machine, or in the one that the environment says.
     pub async fn connect(name: String, index: String, local: Option<NonZeroU16>) -> Result<Self, Problem> {
+        let version = BehaviorVersion::v2026_01_12();
         let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(30)).build();
-        let config = if let Some(port) = local {
-            // Without the environment: with AWS_USE_FIPS_ENDPOINT, also in a profile, the SDK refuses this endpoint, and a
-            // proxy cannot reach this machine.
-            SdkConfig::builder()
-                .behavior_version(BehaviorVersion::v2026_01_12())
+        let client = if let Some(port) = local {
+            // Without the environment: with AWS_USE_FIPS_ENDPOINT, also in a profile, the SDK refuses this endpoint, and
+            // a proxy cannot reach this machine.
+            let config = Config::builder()
+                .behavior_version(version)
                 .endpoint_url(format!("http://127.0.0.1:{port}"))
                 .region(Region::new("eu-central-1"))
-                .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
-                    "local", "local", None, None, "--local",
-                )))
+                .credentials_provider(Credentials::new("local", "local", None, None, "--local"))
                 .http_client(http_client(ProxyConfig::disabled()))
-                .timeout_config(timeouts)
-                .build()
+                .timeout_config(timeouts);
+            Client::from_conf(config.build())
         } else {
-            aws_config::defaults(BehaviorVersion::v2026_01_12())
-                .http_client(http_client(ProxyConfig::from_env()))
-                .timeout_config(timeouts)
-                .load()
-                .await
+            let http_client = http_client(ProxyConfig::from_env());
+            let config = aws_config::defaults(version).http_client(http_client).timeout_config(timeouts).load().await;
+            if config.region().is_none_or(|region| region.as_ref().is_empty()) {
+                return Err(
+                    "no region: set AWS_REGION or AWS_PROFILE, or say --local for the DynamoDB of `make run`".into()
+                );
+            }
+            Client::new(&config)
         };
-        if config.region().is_none_or(|region| region.as_ref().is_empty()) {
-            return Err(
-                "no region: set AWS_REGION or AWS_PROFILE, or say --local for the DynamoDB of `make run`".into()
-            );
-        }
-        Ok(Self { client: Client::new(&config), name, index })
+        Ok(Self { client, name, index })
     }
 
     /// Writes a session with a random token, as an application does when a user signs in.
@@ -95,66 +80,34 @@ impl Table {
             .item("created_at", AttributeValue::N(now.to_string()))
             .item("authenticated_at", AttributeValue::N(now.to_string()))
             .item("expires_at", AttributeValue::N(created.expires_at.to_string()))
-            .condition_expression("attribute_not_exists(token_hash)")
             .send()
             .await
             .map_err(|error| self.problem(&error))?;
         Ok(created)
     }
 
-    /// A user's sessions that the index shows, as the table holds them, oldest first.
-    pub async fn list(&self, user: &str) -> Result<Vec<Row>, Problem> {
-        let mut pages = self
+    /// A user's sessions that the index shows, as the table holds them, oldest first. The index holds no more than keys and
+    /// status, and holds them late.
+    pub async fn list(&self, user: &str) -> Result<Vec<Item>, Problem> {
+        let query = self
             .client
             .query()
             .table_name(&self.name)
             .index_name(&self.index)
             .key_condition_expression("user_id = :user")
             .expression_attribute_values(":user", AttributeValue::S(user.to_owned()))
-            .projection_expression("token_hash")
-            .into_paginator()
-            .send();
-        let mut keys = Vec::new();
-        while let Some(page) = pages.next().await {
-            keys.extend(page.map_err(|error| self.problem(&error))?.items.unwrap_or_default());
-        }
-        let mut rows = Vec::new();
-        for keys in keys.chunks(BATCH) {
-            rows.extend(self.read(keys).await?.iter().map(Row::of));
-        }
-        rows.sort_by(|a, b| (a.created_at, &a.session_id).cmp(&(b.created_at, &b.session_id)));
-        Ok(rows)
-    }
-
-    /// The index holds no more than keys and status, and holds them late; here is what the table itself says.
-    async fn read(&self, keys: &[Item]) -> Result<Vec<Item>, Problem> {
-        let mut items = Vec::new();
-        let mut left = keys.to_vec();
-        let mut pause = Duration::from_millis(50);
-        while !left.is_empty() {
-            let wanted = KeysAndAttributes::builder().set_keys(Some(left)).consistent_read(true).build()?;
-            let answer = self.client.batch_get_item().request_items(&self.name, wanted).send().await;
-            let answer = answer.map_err(|error| self.problem(&error))?;
-            items.extend(answer.responses.unwrap_or_default().remove(&self.name).unwrap_or_default());
-            left = answer
-                .unprocessed_keys
-                .unwrap_or_default()
-                .remove(&self.name)
-                .map(|keys| keys.keys)
-                .unwrap_or_default();
-            if !left.is_empty() {
-                if pause > Duration::from_secs(10) {
-                    return Err("DynamoDB throttles: try again later".into());
-                }
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-        }
-        Ok(items)
-    }
-
-    pub fn index(&self) -> &str {
-        &self.index
+            .projection_expression("token_hash");
+        let keys: Result<Vec<Item>, _> = query.into_paginator().items().send().collect().await;
+        let keys = keys.map_err(|error| self.problem(&error))?;
+        let sessions = iter(keys).map(async |key| {
+            let request = self.client.get_item().table_name(&self.name).set_key(Some(key)).consistent_read(true);
+            request.send().await.map(|answer| answer.item)
+        });
+        let sessions: Vec<_> = sessions.buffered(READS).try_collect().await.map_err(|error| self.problem(&error))?;
+        let mut sessions: Vec<Item> = sessions.into_iter().flatten().collect();
+        let created_at = |session: &Item| number(session, "created_at").unwrap_or_default();
+        sessions.sort_by(|a, b| created_at(a).total_cmp(&created_at(b)));
+        Ok(sessions)
     }
 
     pub async fn describe(&self) -> Result<TableDescription, Problem> {
@@ -162,28 +115,24 @@ impl Table {
         answer.map_err(|error| self.problem(&error))?.table.ok_or_else(|| "DynamoDB described no table".into())
     }
 
-    pub async fn time_to_live(&self) -> Result<TimeToLiveDescription, Problem> {
+    /// The attribute by which TTL deletes items, if it does.
+    pub async fn ttl_attribute(&self) -> Result<Option<String>, Problem> {
+        use TimeToLiveStatus::{Enabled, Enabling};
         let answer = self.client.describe_time_to_live().table_name(&self.name).send().await;
-        let description = answer.map_err(|error| self.problem(&error))?.time_to_live_description;
-        description.ok_or_else(|| "DynamoDB described no TTL".into())
+        let ttl = answer.map_err(|error| self.problem(&error))?.time_to_live_description;
+        let ttl = ttl.filter(|ttl| matches!(ttl.time_to_live_status(), Some(Enabled | Enabling)));
+        Ok(ttl.and_then(|ttl| ttl.attribute_name))
     }
 
-    /// The defects of the first `items` of the table, whose TTL is on this attribute. They are a fair sample, since a table is
-    /// in the order of hashes of its keys. Items are read as a whole: a projection would cost as much, and hide their sizes.
-    pub async fn sample(&self, items: u32, ttl: Option<&str>) -> Result<Sample, Problem> {
-        let mut sample = Sample::new(ttl);
-        let mut start = None;
-        while sample.items < u64::from(items) {
-            let remaining = i32::try_from(u64::from(items) - sample.items)?;
-            let request = self.client.scan().table_name(&self.name).limit(remaining).set_exclusive_start_key(start);
-            let page = request.send().await.map_err(|error| self.problem(&error))?;
-            for item in page.items() {
-                sample.add(item);
-            }
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                break;
-            }
+    /// The defects of the first `items` of the table. They are a fair sample, since a table is in the order of hashes of its
+    /// keys. Items are read as a whole: a projection would cost as much, and hide their sizes.
+    pub async fn sample(&self, items: u32) -> Result<Sample, Problem> {
+        let mut sample = Sample::new(self.ttl_attribute().await?.as_deref());
+        let mut scanned = self.client.scan().table_name(&self.name).into_paginator().items().send();
+        while sample.items < u64::from(items)
+            && let Some(item) = scanned.next().await
+        {
+            sample.add(&item.map_err(|error| self.problem(&error))?);
         }
         Ok(sample)
     }
@@ -215,25 +164,6 @@ impl Table {
     }
 }
 
-impl Row {
-    fn of(item: &Item) -> Self {
-        let text = |name| item.get(name).and_then(|value| value.as_s().ok()).cloned();
-        let number = |name| item.get(name).and_then(|value| value.as_n().ok()?.parse().ok());
-        Self {
-            session_id: text("session_id"),
-            status: text("status"),
-            created_at: number("created_at"),
-            expires_at: number("expires_at"),
-            revoked_at: number("revoked_at"),
-            revoked_by: text("revoked_by"),
-        }
-    }
-
-    pub fn is_expired(&self) -> bool {
-        self.expires_at.is_some_and(|expires_at| expires_at <= now())
-    }
-}
-
 fn http_client(proxy: ProxyConfig) -> SharedHttpClient {
     let connector = connector(proxy);
     http_client_fn(move |_, _| connector.clone())
@@ -262,6 +192,6 @@ fn random<const BYTES: usize>() -> Result<String, Problem> {
 }
 
 /// Epoch seconds.
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -6,11 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
-    ScalarAttributeType, TimeToLiveSpecification,
-};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -101,7 +96,7 @@ async fn every_session_is_listed_even_with_invalid_attributes() {
 
     let listed = sessions(&world, &["list", "--user", "erin"], &[], "").await;
     assert_eq!(listed.stdout.lines().count(), 1 + 233, "{listed:?}");
-    assert_eq!(line_of(&listed, "\\u{1b}[2J")[1..4], ["-", "-", "-"]);
+    assert_eq!(line_of(&listed, "\u{fffd}[2J")[1..3], ["-", "-"]);
     assert_eq!(line_of(&listed, "bare")[1..4], ["-", "-", "-"]);
     assert_eq!(line_of(&listed, "expired")[1..3], ["active,", "expired"]);
     assert!(!listed.stdout.contains('\u{1b}'), "{listed:?}");
@@ -126,7 +121,7 @@ async fn a_token_leaves_the_machine_only_encrypted_and_is_in_no_error() {
         ("http://127.0.0.1:9/", "canary", "refused"),
         ("https://127.0.0.1:9/", "canary", "https://127.0.0.1:9 cannot be called: "),
         (&rude, "canary", "connection"),
-        (&rude, "canary\u{7f}", "no header"),
+        (&rude, "canary\u{7f}", "not a token68"),
     ] {
         let output = sessions(&world, &["revoke-others", "--url", url], &[("SESSION_TOKEN", token)], "").await;
         assert_eq!((output.status, output.stdout.as_str()), (Some(1), ""), "{url}: {output:?}");
@@ -167,8 +162,7 @@ async fn a_command_that_cannot_work_names_the_cause_and_changes_nothing() {
 #[tokio::test]
 async fn the_local_dynamodb_is_found_without_any_environment() {
     let world = World::new().await;
-    let port = world.database.address.port().to_string();
-    let joined = format!("--local={port}");
+    let local = format!("--local={}", world.database.address.port());
     let command = ["--table", &world.database.table, "create", "--user", "gus"];
     let elsewhere = [
         ("AWS_REGION", ""),
@@ -178,12 +172,8 @@ async fn the_local_dynamodb_is_found_without_any_environment() {
         ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
         ("HTTP_PROXY", "http://127.0.0.1:9"),
     ];
-    for local in [&[joined.as_str()][..], &["--local", &port]] {
-        let token = created(&sessions(&world, &[local, &command[..]].concat(), &elsewhere, "").await);
-        assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
-    }
-    let last = [&command[..], &["--local", &port]].concat();
-    created(&sessions(&world, &last, &elsewhere, "").await);
+    let token = created(&sessions(&world, &[&[local.as_str()], &command[..]].concat(), &elsewhere, "").await);
+    assert_eq!(row_of(&world.database.rows().await, &token)["user_id"], "S:gus");
 }
 
 #[tokio::test]
@@ -224,17 +214,15 @@ async fn a_table_on_which_the_function_works_passes_the_check() {
     let world = World::new().await;
     let empty = sessions(&world, &["check-table"], &[], "").await;
     assert_eq!(empty.status, Some(0), "{empty:?}");
-    assert!(empty.stdout.contains("The table is empty"), "{empty:?}");
 
     let authenticated = |session: Session| session.with("authenticated_at", n(now()));
     let mut items: Vec<_> = sessions_of("hal", 30).into_iter().map(authenticated).collect();
     world.database.put(&items).await;
     let full = sessions(&world, &["check-table"], &[], "").await;
-    assert_eq!((full.status, full.stderr.as_str()), (Some(0), ""), "{full:?}");
-    assert!(full.stdout.contains("All 30 sampled items"), "{full:?}");
-    assert!(full.stdout.ends_with("\nThe function works on this table.\n"), "{full:?}");
+    let works = "Checked: the table's description and 30 of its items. The function works on this table.\n";
+    assert_eq!((full.status, full.stdout.as_str(), full.stderr.as_str()), (Some(0), works, ""), "{full:?}");
     let bounded = sessions(&world, &["check-table", "--sample", "7"], &[], "").await;
-    assert!(bounded.stdout.contains("All 7 sampled items"), "{bounded:?}");
+    assert!(bounded.stdout.contains(" 7 of its items"), "{bounded:?}");
 
     // A warning alone does not fail the check.
     items.push(Session::of("hal", "never-authenticated"));
@@ -244,54 +232,19 @@ async fn a_table_on_which_the_function_works_passes_the_check() {
     assert!(warned.stdout.contains("WARNING  1 of 31 sampled items have no authenticated_at"), "{warned:?}");
 }
 
+/// Each fault by itself is in the unit tests of the command.
 #[tokio::test]
 async fn a_table_on_which_the_function_cannot_work_fails_the_check() {
-    use ScalarAttributeType::{B, S};
     let world = World::new().await;
-    // Not through the proxy, which refuses what the function's role does not allow.
-    let endpoint = format!("http://{}", world.database.address);
-    let client = Client::new(&world.sdk_config.to_builder().endpoint_url(endpoint).build());
-    let sound = Form {
-        keys: &[("token_hash", S)],
-        index: Some("user_id-index"),
-        index_keys: &[("user_id", S)],
-        projection: ProjectionType::Include,
-        projected: &["status"],
-    };
-    for (case, form, expected) in [
-        ("key", Form { keys: &[("id", S)], ..sound.clone() }, "partition key is id"),
-        ("sort", Form { keys: &[("token_hash", S), ("made", S)], ..sound.clone() }, "sort key made"),
-        ("binary", Form { keys: &[("token_hash", B)], ..sound.clone() }, "token_hash is not of type S"),
-        ("index", Form { index: None, ..sound.clone() }, "no index user_id-index"),
-        ("name", Form { index: Some("by-user"), ..sound.clone() }, "ExistingIndexName=by-user"),
-        ("owner", Form { index_keys: &[("owner", S)], ..sound.clone() }, "partition key owner"),
-        ("range", Form { index_keys: &[("user_id", S), ("made", S)], ..sound.clone() }, "sort key made"),
-        ("other", Form { projected: &["device"], ..sound.clone() }, "does not project status"),
-        (
-            "keys-only",
-            Form { projection: ProjectionType::KeysOnly, projected: &[], ..sound.clone() },
-            "does not project status",
-        ),
+    for (arguments, expected) in [
+        (&["--index", "by-user"][..], "PROBLEM  The table has no global index by-user"),
+        (&["--expect-stream"], "PROBLEM  The table has no stream"),
     ] {
-        let table = format!("{}-{case}", world.database.table);
-        form.create(&client, &table).await;
-        let output = sessions(&world, &["check-table", "--table", &table], &[], "").await;
-        assert_eq!(output.status, Some(1), "{case}: {output:?}");
-        let problems: Vec<_> = output.stdout.lines().filter(|line| line.starts_with("PROBLEM")).collect();
-        assert_eq!(problems.len(), 1, "{case}: {output:?}");
-        assert!(output.stdout.contains(expected), "{case}: {output:?}");
-        assert!(output.stdout.contains("\nThe table is not ready for the function. Problems: 1"), "{output:?}");
+        let output = sessions(&world, &[&["check-table"], arguments].concat(), &[], "").await;
+        assert_eq!(output.status, Some(1), "{output:?}");
+        assert!(output.stdout.contains(expected), "{output:?}");
+        assert!(output.stdout.contains("The table is not ready for the function. Problems: 1."), "{output:?}");
     }
-    let table = format!("{}-sound", world.database.table);
-    sound.create(&client, &table).await;
-    let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("purge_at").build().expect("TTL");
-    client.update_time_to_live().table_name(&table).time_to_live_specification(ttl).send().await.expect("TTL");
-    let output = sessions(&world, &["check-table", "--table", &table], &[], "").await;
-    assert_eq!(output.status, Some(0), "{output:?}");
-    assert!(output.stdout.contains("-> Whenever a session is extended, move purge_at together"), "{output:?}");
-    let output = sessions(&world, &["check-table", "--table", &table, "--expect-stream"], &[], "").await;
-    assert_eq!(output.status, Some(1), "{output:?}");
-    assert!(output.stdout.contains("PROBLEM  The table has no stream"), "{output:?}");
 }
 
 #[tokio::test]
@@ -324,8 +277,7 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
     assert_eq!(output.status, Some(1), "{output:?}");
     for expected in [
         "PROBLEM  1 of 12 sampled items have an expires_at in milliseconds",
-        "PROBLEM  2 of 12 sampled items have an expires_at that is not a number",
-        "PROBLEM  1 of 12 sampled items have no expires_at",
+        "PROBLEM  3 of 12 sampled items have no expires_at",
         "PROBLEM  1 of 12 sampled items have no status",
         "WARNING  1 of 12 sampled items have a status other",
         "PROBLEM  1 of 12 sampled items have no user_id",
@@ -342,52 +294,6 @@ async fn bad_items_fail_the_check_and_nothing_of_them_is_shown() {
     }
     // The check only reads.
     assert_eq!(world.database.rows().await.len(), 12);
-}
-
-/// The form of a table.
-#[derive(Clone)]
-struct Form<'a> {
-    keys: &'a [(&'a str, ScalarAttributeType)],
-    index: Option<&'a str>,
-    index_keys: &'a [(&'a str, ScalarAttributeType)],
-    projection: ProjectionType,
-    projected: &'a [&'a str],
-}
-
-impl Form<'_> {
-    async fn create(&self, client: &Client, table: &str) {
-        let schema = |keys: &[(&str, ScalarAttributeType)]| {
-            let kinds = [KeyType::Hash, KeyType::Range];
-            let key = |((name, _), kind): (&(&str, ScalarAttributeType), KeyType)| {
-                KeySchemaElement::builder().attribute_name(*name).key_type(kind).build().expect("a key")
-            };
-            Some(keys.iter().zip(kinds).map(key).collect())
-        };
-        let index_keys = if self.index.is_some() { self.index_keys } else { &[] };
-        let types: BTreeMap<_, _> = self.keys.iter().chain(index_keys).cloned().collect();
-        let definitions = types.into_iter().map(|(name, kind)| {
-            AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().expect("a definition")
-        });
-        let projected = self.projected.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let index = self.index.map(|name| {
-            let projection = Projection::builder()
-                .projection_type(self.projection.clone())
-                .set_non_key_attributes((!projected.is_empty()).then_some(projected))
-                .build();
-            let index = GlobalSecondaryIndex::builder().index_name(name).set_key_schema(schema(self.index_keys));
-            vec![index.projection(projection).build().expect("an index")]
-        });
-        client
-            .create_table()
-            .table_name(table)
-            .billing_mode(BillingMode::PayPerRequest)
-            .set_key_schema(schema(self.keys))
-            .set_attribute_definitions(Some(definitions.collect()))
-            .set_global_secondary_indexes(index)
-            .send()
-            .await
-            .expect("the table to be created");
-    }
 }
 
 /// Runs the command on a world's database.
