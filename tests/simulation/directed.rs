@@ -251,6 +251,19 @@ fn a_process_without_cpu_sends_no_write_when_the_time_for_writes_is_over() {
 }
 
 #[test]
+fn a_write_is_sent_once_however_long_nothing_was_heard_before_it() {
+    // The write waits for the end of its back-off. A read would be sent on another connection too.
+    let mut plan = with_acts(30, [(When::After(16), Deed::Stall(5_000), Target::Caller)]);
+    plan.faults = vec![
+        first(Step::Write, Fault::Throttled(0)),
+        PlannedFault { nth: 1, ..first(Step::Write, Fault::Throttled(0)) },
+        always(Step::WriteAgain, Fault::SlowAnswer(200)),
+    ];
+    let taken = one_call(&plan);
+    assert_eq!((taken.status, taken.count), (200, 30));
+}
+
+#[test]
 fn nothing_that_the_function_does_not_need_is_read_of_an_event() {
     for oddity in [Oddity::NotUtf8, Oddity::HalfSurrogate, Oddity::Body(6_000_000)] {
         for gateway in 0..4 {
