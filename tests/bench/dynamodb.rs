@@ -18,7 +18,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use nix::time::ClockId;
 use saphyr::{LoadableYamlNode, Yaml};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,7 +76,7 @@ struct State {
     partition: Mutex<Option<Partition>>,
 }
 
-/// What a partition still takes.
+/// Write units that the partition of the index has left, and when they were counted.
 struct Partition {
     units: f64,
     since: Instant,
@@ -87,8 +86,6 @@ struct Partition {
 #[derive(Default)]
 pub struct Work {
     pub requests: Requests,
-    /// CPU that it took for it.
-    pub cpu: Duration,
     /// Write units in the index, while it has a limit: of what was carried out, not of what was throttled.
     pub units: f64,
 }
@@ -189,10 +186,8 @@ impl DynamoDb {
         // On threads of their own, since the runtime's timers know whole milliseconds only.
         let work = spawn_blocking(move || {
             thread::sleep(latency);
-            let begin = cpu();
             let answer = dynamodb.carry_out(&operation, &body);
             let mut work = dynamodb.state.work.lock().expect("a lock");
-            work.cpu += cpu().saturating_sub(begin);
             *work.requests.entry(operation).or_default() += 1;
             answer
         });
@@ -260,6 +255,7 @@ impl DynamoDb {
     }
 }
 
+/// The message of each error of a throttled write, which only a person reads.
 const THROTTLED: &str = "Throughput exceeds the limit of a partition of the index";
 
 fn respond_with(status: u16, body: String) -> Response<Full<Bytes>> {
@@ -282,11 +278,6 @@ fn user(others: usize) -> String {
 
 async fn sleep(duration: Duration) {
     spawn_blocking(move || thread::sleep(duration)).await.expect("a sleep");
-}
-
-/// Of this thread, without waiting for others.
-fn cpu() -> Duration {
-    ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from).unwrap_or_default()
 }
 
 fn dispatch(database: &Database, operation: &str, body: &[u8]) -> Result<String, DynoxideError> {

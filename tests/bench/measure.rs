@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::dynamodb::{DynamoDb, Requests};
 use crate::lambda::{Call, CpuLimit, Function, TIMEOUT};
+use crate::report;
 use crate::subjects::Subject;
 
 /// Latencies injected, in milliseconds.
@@ -19,11 +20,11 @@ pub const LATENCIES: [u64; 3] = [0, 5, 20];
 pub const SIZES: [usize; 5] = [1, 10, 100, 1_000, 10_000];
 /// The same after a pause and on parts of a core.
 pub const FEW: [usize; 3] = [1, 10, 100];
-/// The same with the limit of a partition of the index.
+/// Numbers of other sessions for the calls under the limit of a partition of the index.
 pub const MANY: [usize; 3] = [1_000, 2_500, 10_000];
 /// Percent of a core for the handler. Lambda gives memory / 1,769 MB of one: this at the template's 256 MB.
 pub const USUAL_SHARE: u64 = 15;
-/// What Lambda gives a function with 1,769 MB.
+/// Percent of a core of a function with 1,769 MB, which no limit is set for.
 const WHOLE: u64 = 100;
 
 /// Under which first calls are measured.
@@ -58,7 +59,7 @@ pub const fn under(percent: u64, latency: u64, others: usize) -> Condition {
     Condition { percent, latency, others }
 }
 
-/// What is measured after pauses, which serve all of them.
+/// The conditions of the calls after pauses. One pause serves the calls under all of them.
 pub fn pauses() -> Vec<Condition> {
     [WHOLE, USUAL_SHARE].iter().flat_map(|&percent| FEW.map(|others| under(percent, 5, others))).collect()
 }
@@ -98,7 +99,7 @@ pub struct Warm {
     pub estimate: Option<f64>,
 }
 
-/// One call of a user whose partition of the index has the limit that it has in DynamoDB.
+/// The outcome of one call while the partition of the index has the limit that it has in DynamoDB.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Limited {
     pub subject: String,
@@ -119,7 +120,7 @@ pub async fn cold(subjects: &[Subject], dynamodb: &DynamoDb, rounds: usize) -> R
     for subject in subjects {
         start_once(subject, dynamodb, None, &mut Cold::default()).await?;
     }
-    let limits = limits(&COLD);
+    let limits = limits();
     let mut cells: Vec<Cold> = Vec::new();
     for under in COLD.into_iter().filter(|under| limits.contains_key(&under.percent)) {
         dynamodb.delay(Duration::from_millis(under.latency));
@@ -164,7 +165,7 @@ async fn start_once(
 /// so that one pause serves all.
 pub async fn paused(subjects: &[Subject], dynamodb: &DynamoDb, rounds: usize) -> Result<Vec<Paused>, String> {
     let conditions = pauses();
-    let limits = limits(&conditions);
+    let limits = limits();
     let conditions: Vec<_> = conditions.iter().filter(|under| limits.contains_key(&under.percent)).collect();
     let subjects: Vec<_> = subjects.iter().filter(|subject| subject.revokes).collect();
     let (mut cells, mut functions) = (Vec::new(), Vec::new());
@@ -282,8 +283,8 @@ pub async fn warm(
     Ok(cells)
 }
 
-/// What a call with so many sessions would take, if it is sure to take longer than Lambda allows. A few sessions cost no less
-/// than one, so only what is slow already is sure to grow.
+/// How many milliseconds a call with so many sessions would take, if that is surely longer than Lambda allows. A few sessions
+/// cost no less than one, so only a call that is slow already is sure to grow with them.
 fn estimate(cells: &[Warm], subject: &str, latency: u64, others: usize) -> Option<f64> {
     let smaller = cells.iter().rfind(|cell| cell.subject == subject && cell.latency == latency)?;
     let time = smaller.estimate.unwrap_or_else(|| median(&smaller.time));
@@ -379,15 +380,13 @@ async fn call_prepared(
     Ok(call)
 }
 
-/// By percent of a core; those that the machine does not let us set are missing, and said to be.
-fn limits(conditions: &[Condition]) -> BTreeMap<u64, Option<CpuLimit>> {
+/// The limits by percent of a core. One that the machine does not let us set is missing, and said to be.
+fn limits() -> BTreeMap<u64, Option<CpuLimit>> {
     let mut limits = BTreeMap::from([(WHOLE, None)]);
-    if conditions.iter().any(|under| under.percent == USUAL_SHARE) {
-        match CpuLimit::new(USUAL_SHARE) {
-            Some(limit) => drop(limits.insert(USUAL_SHARE, Some(limit))),
-            None => println!(
-                "  not at {USUAL_SHARE} % of a core: that takes root, and control groups that can be written to"
-            ),
+    match CpuLimit::new(USUAL_SHARE) {
+        Some(limit) => drop(limits.insert(USUAL_SHARE, Some(limit))),
+        None => {
+            println!("  not at {USUAL_SHARE} % of a core: that takes root, and control groups that can be written to");
         }
     }
     limits
@@ -399,8 +398,7 @@ fn turns(round: usize, number: usize) -> impl Iterator<Item = usize> {
 }
 
 pub fn described(Condition { percent, latency, others }: Condition) -> String {
-    let others = if others == 1 { "1 other".to_owned() } else { format!("{others} others") };
-    format!("{latency} ms latency, {percent} % of a core, {others}")
+    format!("{latency} ms latency, {percent} % of a core, {}", report::others(others))
 }
 
 pub fn median(samples: &[f64]) -> f64 {

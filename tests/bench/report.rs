@@ -297,7 +297,7 @@ fn requests(cell: &Warm) -> Option<Cell> {
     Cell::of(&[cell.requests.values().sum::<u64>() as f64]).filter(|_| !cell.requests.is_empty())
 }
 
-/// What becomes of each call under the limit of a partition, and the least that it could take.
+/// The table of the calls under the limit of a partition: how long each took, or that it failed and how many sessions it left.
 fn limited(results: &Results) -> String {
     let head: Vec<_> = ["other sessions".to_owned()].into_iter().chain(MANY.map(others)).collect();
     let names = results.subjects.iter().map(|subject| subject.name.as_str());
@@ -355,7 +355,8 @@ fn number(value: f64) -> String {
     }
 }
 
-fn others(number: usize) -> String {
+/// A number of other sessions in words, such as `1 other` or `1,000 others`.
+pub fn others(number: usize) -> String {
     if number == 1 { "1 other".to_owned() } else { format!("{} others", thousands(number)) }
 }
 
