@@ -7,7 +7,7 @@ use aws_smithy_http_client::{Connector, tls};
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::Request;
 use url::Url;
 
@@ -16,6 +16,8 @@ use super::table::causes;
 
 /// A little longer than a gateway waits for the function.
 const TIMEOUT: Duration = Duration::from_secs(35);
+/// The longest answer that is read, in bytes: whoever has mistyped the URL may get anything.
+const LONGEST_BODY: usize = 1 << 20;
 
 /// Sends `DELETE` with the token. Returns the status and the body of the answer.
 pub async fn revoke_others(url: &Url, token: &str) -> Result<(u16, String), Problem> {
@@ -34,7 +36,7 @@ pub async fn revoke_others(url: &Url, token: &str) -> Result<(u16, String), Prob
         let address = url.origin().ascii_serialization();
         let answer = answer.map_err(|error| format!("{address} cannot be called: {}", causes(&error)))?;
         let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await?.to_bytes();
+        let body = Limited::new(answer.into_body(), LONGEST_BODY).collect().await?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
     tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| format!("no answer in {} s", TIMEOUT.as_secs()))?

@@ -20,7 +20,7 @@ pub struct Finding {
     pub level: Level,
     /// What was found, and what follows.
     pub meaning: String,
-    /// What to do.
+    /// What the operator should do about it.
     pub advice: String,
 }
 

@@ -128,7 +128,8 @@ impl Table {
     /// keys. Items are read as a whole: a projection would cost as much, and hide their sizes.
     pub async fn sample(&self, items: u32) -> Result<Sample, Problem> {
         let mut sample = Sample::new(self.ttl_attribute().await?.as_deref());
-        let mut scanned = self.client.scan().table_name(&self.name).into_paginator().items().send();
+        let mut scanned =
+            self.client.scan().table_name(&self.name).into_paginator().page_size(i32::try_from(items)?).items().send();
         while sample.items < u64::from(items)
             && let Some(item) = scanned.next().await
         {
