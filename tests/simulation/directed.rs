@@ -238,27 +238,27 @@ fn a_write_whose_connection_is_closed_is_counted_if_it_is_carried_out_in_a_secon
     }
 }
 
-#[test]
-fn a_process_without_cpu_sends_no_write_when_the_time_for_writes_is_over() {
-    // The write waits for the end of its back-off.
-    let mut plan = with_acts(30, [(When::After(16), Deed::Stall(26_000), Target::Caller)]);
+/// A process that gets no CPU for so many milliseconds while a write waits for the end of its back-off.
+fn stalled_in_a_back_off(millis: u64) -> Plan {
+    let mut plan = with_acts(30, [(When::After(16), Deed::Stall(millis), Target::Caller)]);
     plan.faults = vec![
         first(Step::Write, Fault::Throttled(0)),
         PlannedFault { nth: 1, ..first(Step::Write, Fault::Throttled(0)) },
     ];
-    let taken = one_call(&plan);
+    plan
+}
+
+#[test]
+fn a_process_without_cpu_sends_no_write_when_the_time_for_writes_is_over() {
+    let taken = one_call(&stalled_in_a_back_off(26_000));
     assert_eq!((taken.status, taken.count), (503, 0));
 }
 
 #[test]
 fn a_write_is_sent_once_however_long_nothing_was_heard_before_it() {
-    // The write waits for the end of its back-off. A read would be sent on another connection too.
-    let mut plan = with_acts(30, [(When::After(16), Deed::Stall(5_000), Target::Caller)]);
-    plan.faults = vec![
-        first(Step::Write, Fault::Throttled(0)),
-        PlannedFault { nth: 1, ..first(Step::Write, Fault::Throttled(0)) },
-        always(Step::WriteAgain, Fault::SlowAnswer(200)),
-    ];
+    // After such a silence, a read without a response would be sent on another connection too.
+    let mut plan = stalled_in_a_back_off(5_000);
+    plan.faults.push(always(Step::WriteAgain, Fault::SlowAnswer(200)));
     let taken = one_call(&plan);
     assert_eq!((taken.status, taken.count), (200, 30));
 }
