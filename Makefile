@@ -86,8 +86,9 @@ run: tools
 	@echo 'Building the local DynamoDB and the libraries of the function: the first time, this takes a minute or two.'
 	@cargo run --locked --example local
 
+# Without the examples, which `make run` and the tests build when they use them.
 test: tools
-	cargo test --locked
+	cargo test --locked --lib --test '*'
 
 # With so many trials, a fault that never met a step fails the run.
 simulation: TRIALS ?= 100000

@@ -1,9 +1,10 @@
-//! `docs/openapi.yaml` lists exactly the answers of the function and of API Gateway in front of it.
+//! `docs/openapi.yaml` lists exactly the answers of the function and of API Gateway in front of it. That its schemas fit its
+//! examples, and what is sent, is tested by `tests/clients`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use disable_my_other_sessions::http::credentials::Malformed;
@@ -28,18 +29,11 @@ async fn every_answer_is_documented_and_every_documented_answer_is_given() {
     let document = Document::read();
     let answers = answers().await;
     for (operation, answer) in answers {
-        let response = document.response(operation, answer.status);
-        for (name, value) in headers_of(answer) {
-            let header = &document.headers(response)[name];
-            let value =
-                if header["schema"]["type"] == "integer" { json!(value.parse::<u64>().ok()) } else { json!(value) };
-            document.check(&header["schema"], &value);
-        }
-        match response.get("content") {
+        match document.response(operation, answer.status).get("content") {
             None => assert_eq!(answer.body, Value::Null),
             Some(content) => {
                 let content_type = answer.header("content-type").expect("a content type");
-                document.check(&content[content_type]["schema"], &answer.body);
+                assert!(content.get(content_type).is_some(), "{answer:?}");
             }
         }
     }
@@ -69,20 +63,24 @@ async fn exactly_the_headers_that_are_sent_are_documented() {
 }
 
 #[tokio::test]
-async fn every_example_is_a_real_answer_but_for_ids_and_numbers() {
+async fn the_examples_are_the_real_answers_but_for_ids_and_numbers() {
     let document = Document::read();
     let real: Vec<_> = answers().await.iter().map(|(_, answer)| blanked(&answer.body)).collect();
+    let mut shown = vec![Value::Null];
     for (operation, status, response) in document.responses() {
         let Some(content) = response.get("content") else { continue };
         let content = &content["application/json"];
         let examples = content["examples"].as_object().expect("examples");
         for (name, example) in examples {
-            document.check(&content["schema"], &example["value"]);
-            assert!(real.contains(&blanked(&example["value"])), "{operation} {status} {name}: {example}");
+            shown.push(blanked(&example["value"]));
+            assert!(real.contains(&shown[shown.len() - 1]), "{operation} {status} {name}: {example}");
         }
         for id in ids(response) {
             assert!(examples.contains_key(&id) || status == 200, "{id} has no example");
         }
+    }
+    for body in real {
+        assert!(shown.contains(&body), "no example is {body}");
     }
 }
 
@@ -209,9 +207,12 @@ fn headers_of(answer: &Answer) -> impl Iterator<Item = (&String, &String)> {
     answer.headers.iter().filter(|(name, _)| *name != "content-type")
 }
 
-/// A body without the values that differ from call to call.
+/// A body without the values that differ from call to call, and without the cause, which is shown in no example.
 fn blanked(body: &Value) -> Value {
     let mut body = body.clone();
+    if let Some(error) = body.get_mut("error").and_then(Value::as_object_mut) {
+        assert!(error.remove("debug").is_none_or(|cause| cause.is_string()));
+    }
     for field in ["/count", "/error/request", "/error/details/revoked"] {
         if let Some(value) = body.pointer_mut(field) {
             *value = Value::Null;
@@ -273,15 +274,5 @@ impl Document {
     fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
         let Some(reference) = value["$ref"].as_str() else { return value };
         self.0.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference} does not exist"))
-    }
-
-    /// Asserts that a value is valid for a schema of the document.
-    #[track_caller]
-    fn check(&self, schema: &Value, value: &Value) {
-        // The schema's references point to the document's components.
-        let schema = json!({"allOf": [schema], "components": self.0["components"]});
-        let validator = jsonschema::validator_for(&schema).expect("a JSON Schema");
-        let errors: Vec<_> = validator.iter_errors(value).map(|error| error.to_string()).collect();
-        assert!(errors.is_empty(), "{value}: {errors:#?}");
     }
 }

