@@ -7,18 +7,15 @@ as BRIDGED. template.yaml is not changed for it.
 
 import hashlib
 import http.client
-import http.server
 import json
 import os
 import platform
-import queue
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -769,60 +766,30 @@ def has_qemu():
     return all(needed)
 
 
-class Runtime(http.server.BaseHTTPRequestHandler):
-    """Lambda's runtime API: gives out the server's events one by one, and keeps the answers."""
+def use_under_emulator(command, cloud, table, log):
+    """A binary, started by this command, under AWS's own emulator of the Lambda runtime: it answers 200 and 401."""
+    import samcli.local.rapid as rapid
 
-    def do_GET(self):
-        event = self.server.events.get()
-        self.send_response(200)
-        self.send_header("Lambda-Runtime-Aws-Request-Id", event["requestContext"]["requestId"])
-        self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 28_000))
-        self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-central-1:1:function:arm64")
-        self.end_headers()
-        self.wfile.write(json.dumps(event).encode())
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.answers.put((self.path, json.loads(body)))
-        self.send_response(202)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def check_arm64(folder, cloud, table, log):
-    """The arm64 binary on another processor: it starts, and answers 200 and 401 with the emulated database."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
-    server.events, server.answers = queue.Queue(), queue.Queue()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    emulator = Path(log).with_name("aws-lambda-rie")
+    shutil.copy(Path(rapid.__path__[0]) / f"aws-lambda-rie-{NATIVE}", emulator)
+    emulator.chmod(0o755)
+    port, api = free_ports(2)
+    user = Path(log).stem
+    caller, other = f"{user}-here", f"{user}-there"
     sessions = Sessions(cloud, table)
-    sessions.put("frank", "pen", "ink", "nib")
-    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(folder / "Function" / "bootstrap")]
-    variables = {
-        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
-        "AWS_LAMBDA_FUNCTION_NAME": "arm64",
-        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
-        "SESSIONS_TABLE": table,
-        "AWS_ENDPOINT_URL_DYNAMODB": cloud.endpoint,
-        "AWS_REGION": REGION,
-    }
-    expected = [("pen", 200, {"count": 2}), ("ink", 401, "session_inactive")]
-    with running(command, log, **variables, **cloud.credentials) as process:
-        for name, status, result in expected:
-            server.events.put(rest_event(name))
-            try:
-                path, answer = server.answers.get(timeout=60)
-            except queue.Empty:
-                sys.exit(f"no answer; qemu's exit status is {process.poll()}\n{Path(log).read_text(encoding='utf-8')}")
-            assert path.endswith("/response"), (path, answer)
+    sessions.put(user, caller, other)
+    addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{port}", "--runtime-api-address", f"127.0.0.1:{api}"]
+    variables = {"SESSIONS_TABLE": table, "AWS_ENDPOINT_URL_DYNAMODB": cloud.endpoint, "AWS_REGION": REGION}
+    with running([str(emulator), *addresses, *command], log, **variables, **cloud.credentials) as process:
+        wait_for(port, process, "the Lambda Runtime Interface Emulator")
+        for name, status, result in [(caller, 200, {"count": 1}), (other, 401, "session_inactive")]:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/2015-03-31/functions/function/invocations", json.dumps(rest_event(name)))
+            answer = json.loads(connection.getresponse().read())
             body = json.loads(answer["body"])
             assert (answer["statusCode"], body.get("error", {}).get("id", body)) == (status, result), answer
-            passed(f"{status} {result if status == 401 else json.dumps(body)}")
-    server.shutdown()
-    assert [sessions.states()[name] for name in ("pen", "ink", "nib")] == ["active", "revoked", "revoked"]
+            passed(f"{status} {json.dumps(result)}")
+    assert [sessions.states()[name] for name in (caller, other)] == ["active", "revoked"]
     passed("the table agrees")
 
 
@@ -833,31 +800,6 @@ def rest_event(name):
         for key in [key for key in headers if key.lower() == "x-session-token"]:
             headers[key] = [name] if isinstance(headers[key], list) else name
     return event
-
-
-def check_runtime_interface_emulator(folder, cloud, table, log):
-    """The same binary under AWS's own emulator of the Lambda runtime."""
-    import samcli.local.rapid as rapid
-
-    emulator = Path(rapid.__path__[0]) / f"aws-lambda-rie-{NATIVE}"
-    copy = Path(log).with_name("aws-lambda-rie")
-    shutil.copy(emulator, copy)
-    copy.chmod(0o755)
-    port, api = free_ports(2)
-    event = rest_event("box")
-    sessions = Sessions(cloud, table)
-    sessions.put("dave", "box", "bag", "bed")
-    command = [str(copy), "--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
-    command += ["--runtime-api-address", f"127.0.0.1:{api}", str(folder / "Function" / "bootstrap")]
-    variables = {"SESSIONS_TABLE": table, "AWS_ENDPOINT_URL_DYNAMODB": cloud.endpoint, "AWS_REGION": REGION}
-    with running(command, log, **variables, **cloud.credentials) as process:
-        wait_for(port, process, "the Lambda Runtime Interface Emulator")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("POST", "/2015-03-31/functions/function/invocations", json.dumps(event))
-        answer = json.loads(connection.getresponse().read())
-    assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"count": 2}), answer
-    assert [sessions.states()[name] for name in ("box", "bag", "bed")] == ["active", "revoked", "revoked"]
-    passed('200 {"count": 2}, and the table agrees')
 
 
 def main():
@@ -919,12 +861,13 @@ def main():
         step("a second stack on the existing table, throttled to one request a second")
         adopting = use_again(cloud, template, stack)
         step("the binary under AWS's Lambda Runtime Interface Emulator")
-        check_runtime_interface_emulator(folder, cloud, stack.outputs["SessionsTableName"], f"{scratch}/rie.log")
+        table, binary = stack.outputs["SessionsTableName"], "Function/bootstrap"
+        use_under_emulator([str(folder / binary)], cloud, table, f"{scratch}/{NATIVE}.log")
         if NATIVE != "arm64" and "arm64" in folders:
             step("the arm64 binary under qemu")
             if has_qemu():
-                table = stack.outputs["SessionsTableName"]
-                check_arm64(folders["arm64"], cloud, table, f"{scratch}/qemu.log")
+                qemu = [shutil.which("qemu-aarch64"), "-L", "/usr/aarch64-linux-gnu"]
+                use_under_emulator([*qemu, str(folders["arm64"] / binary)], cloud, table, f"{scratch}/arm64.log")
                 ran.append("arm64")
             else:
                 print(f"   SKIPPED: this takes the Debian packages {', '.join(QEMU_PACKAGES)}.")

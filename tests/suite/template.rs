@@ -132,14 +132,22 @@ fn the_template_accepts_the_origins_with_which_the_function_starts() {
         "http://a.example:80",
         "capacitor://localhost/",
         "https://a.example https://b.example",
+        "https://a.examplehttps://b.example",
+        "https://a.example;https://b.example",
+        "https://a'b",
     ] {
         assert!(!pattern.is_match(list).expect("a match or none"), "{list}");
         assert!(AllowedOrigins::parse(list).is_err(), "{list}");
     }
     // Gateway responses name the first entry as it stands, so nothing may stand before or after it.
-    for list in
-        [" https://a.example", "https://a.example ,https://b.example", "https://a.example,", "https://a.example "]
-    {
+    for list in [
+        " https://a.example",
+        "https://a.example ,https://b.example",
+        "https://a.example,",
+        "https://a.example ",
+        ",",
+        " ",
+    ] {
         assert!(!pattern.is_match(list).expect("a match or none"), "{list}");
     }
 }
