@@ -107,7 +107,7 @@ fn in_all_trials_what_is_answered_is_true() {
 }
 
 /// Trials that run twice.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 20;
 
 #[test]
 fn a_seed_decides_everything() {

@@ -130,6 +130,7 @@ fn the_template_accepts_the_origins_with_which_the_function_starts() {
         "https://a.example:443",
         "https://b.example, https://a.example:443, https://c.example",
         "http://a.example:80",
+        "http://a.example:80,https://a.example",
         "capacitor://localhost/",
         "https://a.example https://b.example",
         "https://a.examplehttps://b.example",
