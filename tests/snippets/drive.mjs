@@ -11,7 +11,10 @@ const functions = {
   sign_out: signOut,
   step_up: stepUp,
   sign_in: async (userId) => signIn(await readUser(userId)),
-  extend: async (token) => extend(await check(token)),
+  extend: async (token) => {
+    const session = await check(token);
+    return session && extend(session);
+  },
   end_all: (userId, changes = {}) =>
     endAll(userId, Object.fromEntries(Object.entries(changes).map(([name, value]) => [name, { S: value }]))),
 };

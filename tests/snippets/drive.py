@@ -15,7 +15,8 @@ def result_of(name, *arguments):
     if name == "sign_in":
         return sessions.sign_in(sessions.read_user(*arguments))
     if name == "extend":
-        return sessions.extend(sessions.check(*arguments))
+        session = sessions.check(*arguments)
+        return sessions.extend(session) if session else None
     if name == "end_all":
         user, *changes = arguments
         return sessions.end_all(user, **(changes[0] if changes else {}))

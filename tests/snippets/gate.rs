@@ -50,13 +50,6 @@ impl Gate {
     pub async fn next(&mut self) -> Held {
         self.arrivals.recv().await.expect("the gate to be open")
     }
-
-    /// The next request, which must be of this operation.
-    pub async fn next_of(&mut self, operation: &str) -> Held {
-        let held = self.next().await;
-        assert_eq!(held.operation, operation, "{}", held.body);
-        held
-    }
 }
 
 impl Held {

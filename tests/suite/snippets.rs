@@ -4,6 +4,7 @@
 //! | module | |
 //! |---|---|
 //! | `stores` | the sessions of docs/code, against attacks and faults |
+//! | `races` | two of their functions at once, in every order of their requests |
 //! | `gate` | what holds, loses and refuses their requests |
 
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use crate::support::{Row, Session, World, delete, gateway, revoked, s};
 
 #[path = "../snippets/gate.rs"]
 mod gate;
+#[path = "../snippets/races.rs"]
+mod races;
 #[path = "../snippets/stores.rs"]
 mod stores;
 
@@ -240,13 +243,6 @@ async fn a_table_of_hashed_tokens_is_adopted_without_loss_in_any_order_of_events
 
 #[tokio::test]
 #[ignore = "make test-snippets"]
-async fn no_revocation_is_overtaken_by_a_rotation() {
-    let orders = tries_all_orders("rotating").await;
-    assert!(orders > 100, "{orders} orders");
-}
-
-#[tokio::test]
-#[ignore = "make test-snippets"]
 async fn adding_the_index() {
     let (world, caller) = World::with_others(3).await;
     let index = DeleteGlobalSecondaryIndexAction::builder().index_name("user_id-index").build().expect("an index");
@@ -381,6 +377,13 @@ impl Snippet {
         let path = self.folder.join(file);
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         fs::write(path, text).expect("a file");
+    }
+
+    /// Replaces a text that is in a file once.
+    fn edit(&self, file: &str, old: &str, new: &str) {
+        let text = fs::read_to_string(self.folder.join(file)).expect("a text");
+        assert_eq!(text.matches(old).count(), 1, "{old} in {file}");
+        self.write(file, &text.replace(old, new));
     }
 
     /// Lets Node.js find what is installed into a folder of `.tools`.
