@@ -99,7 +99,7 @@ simulation: rust
 # out, and why. With exit code 3 all were found, some by a test that did not end.
 mutants: rust $(MUTANTS_STAMP)
 	@mkdir -p target
-	TRIALS=400 CARGO_TARGET_DIR=$(CURDIR)/target CARGO_PROFILE_SIMULATION_OPT_LEVEL=0 \
+	TRIALS=400 CARGO_TARGET_DIR=$(CURDIR)/target \
 		.tools/cargo-mutants/bin/cargo-mutants mutants --output target/mutants $(MUTANTS) || [ $$? -eq 3 ]
 
 tools: rust $(CARGO_LAMBDA_STAMP)

@@ -149,12 +149,6 @@ impl<C: Clone> Looks<C> {
         }
     }
 
-    /// Whether a page is being read.
-    #[must_use]
-    pub fn are_under_way(&self) -> bool {
-        matches!(self.state, State::UnderWay(..))
-    }
-
     /// Whether no further look is necessary.
     #[must_use]
     pub fn are_enough(&self) -> bool {
@@ -240,6 +234,17 @@ mod tests {
         replaced.replaced(later);
         let begun = looks(&mut replaced, &budget, later, |_| false);
         assert_eq!((begun.first(), begun.last()), (Some(&0), Some(&1_000)));
+    }
+
+    #[test]
+    fn a_look_that_began_too_early_is_followed_by_a_pause_even_if_it_ends_a_second_later() {
+        let (mut replaced, budget, now) = begin();
+        replaced.replaced(now);
+        for ended in [now + PAGE, now + INDEX_LAG] {
+            replaced.begin(&budget, ended - PAGE);
+            replaced.page_read(false, None, &budget, ended, 1.0);
+        }
+        assert!(replaced.due().is_some_and(|(at, _)| at > now + INDEX_LAG));
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl<C: Clone> Schedule<C> {
     /// The result of the call, once no step is under way. Success needs evidence: that nothing failed does not suffice.
     #[must_use]
     pub fn finish(self) -> CallResult {
-        debug_assert!(self.under_way == 0 && !self.looks.are_under_way(), "a step is under way");
+        debug_assert!(self.under_way == 0, "a batch is under way");
         let causes = self.ledger.given_up().chain(self.stopped).chain(self.looks.failure());
         // A permanent cause takes precedence: the client must not call again for nothing.
         let cause = causes.max_by_key(|cause| !cause.rule().calling_again_helps);
