@@ -490,6 +490,24 @@ mod tests {
     }
 
     #[test]
+    fn a_read_that_is_refused_is_made_again_for_a_while_and_one_with_a_bad_signature_five_times() {
+        let mut refused = Trial::new();
+        refused.write(Ok(Report::ConditionFailed));
+        refused.read(Err(Cause::Refused));
+        refused.read(Ok(Found::Ended));
+        assert!(refused.ledger.is_closed());
+
+        let mut unsigned = Trial::new();
+        unsigned.write(Ok(Report::ConditionFailed));
+        for _ in 0..4 {
+            unsigned.read(Err(Cause::BadSignature));
+        }
+        assert_eq!(unsigned.ledger.given_up().count(), 0);
+        unsigned.read(Err(Cause::BadSignature));
+        assert_eq!(unsigned.ledger.given_up().collect::<Vec<_>>(), [Cause::BadSignature]);
+    }
+
+    #[test]
     fn sessions_that_wait_longest_are_taken_first_and_those_that_failed_alike_together() {
         let mut trial = Trial::new();
         let others: Vec<_> = (0..3).map(|number| TokenHash::from_table(&number.to_string())).collect();
