@@ -508,6 +508,28 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_is_read_after_a_back_off_is_written_at_once() {
+        let mut trial = Trial::new();
+        trial.write(Err(Cause::ServerError));
+        assert!(trial.ledger.next_due(Work::Read) > Some(trial.now));
+        trial.read(Ok(Found::Live));
+        assert_eq!(trial.ledger.next_due(Work::Write), Some(trial.now));
+    }
+
+    #[test]
+    fn the_pauses_between_the_last_reads_grow() {
+        let mut trial = Trial::new();
+        trial.write(Err(Cause::NoResponse));
+        trial.read(Ok(Found::Live));
+        trial.write(Err(Cause::Refused));
+        let pauses = [(); 3].map(|()| {
+            trial.read(Ok(Found::Live));
+            trial.ledger.next_due(Work::Read).expect("a last read") - trial.now
+        });
+        assert!(pauses.is_sorted_by(|one, next| one < next), "{pauses:?}");
+    }
+
+    #[test]
     fn sessions_that_wait_longest_are_taken_first_and_those_that_failed_alike_together() {
         let mut trial = Trial::new();
         let others: Vec<_> = (0..3).map(|number| TokenHash::from_table(&number.to_string())).collect();
