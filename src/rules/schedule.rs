@@ -750,6 +750,25 @@ mod tests {
     }
 
     #[test]
+    fn the_index_is_read_even_if_it_is_too_late_to_write() {
+        let mut schedule = schedule(Instant::now());
+        let late = schedule.budget.stop_writing;
+        assert!(matches!(schedule.next(late), Some(Step::Page(None, ..))));
+        schedule.apply(page(Vec::new()), late + ROUND_TRIP, 0.5);
+        assert!(schedule.next(late + ROUND_TRIP).is_none());
+        assert!(schedule.finish().result.is_ok());
+    }
+
+    #[test]
+    fn the_statistics_say_how_often_a_session_was_written_and_read_again() {
+        let begin = Instant::now();
+        let mut model = Model::new(1, &[[Fate::SilentBefore; 2]; 2]);
+        let (call, _) = run(schedule(begin), begin, |step, now| model.perform(step, now));
+        // Three writes and a read after each of the first two.
+        assert_eq!((call.statistics.writes, call.statistics.retries), (3, 3));
+    }
+
+    #[test]
     fn the_statistics_say_what_was_read_and_how_often_it_was_read_again() {
         let now = Instant::now();
         let mut schedule = begun(now);
