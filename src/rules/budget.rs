@@ -110,7 +110,7 @@ impl Budget {
     /// deadline that has passed leaves no time.
     #[must_use]
     pub fn until(deadline: SystemTime, wall: SystemTime, now: Instant) -> Self {
-        let is_deadline = deadline > SystemTime::UNIX_EPOCH + WRITTEN_AT;
+        let is_deadline = deadline >= SystemTime::UNIX_EPOCH + WRITTEN_AT;
         let left = deadline.duration_since(wall).unwrap_or_default();
         let time = if is_deadline { left } else { WITHOUT_DEADLINE };
         let reserved = |(most, part): (Duration, u32)| most.min(time / part);
