@@ -288,4 +288,11 @@ mod tests {
         assert_eq!(budget.retry_at(Cause::NoResponse, 1, now, 1.0), now);
         assert_eq!(budget.retry_at(Cause::NoResponse, 2, now, 1.0), now + Duration::from_millis(100));
     }
+
+    #[test]
+    fn a_back_off_after_a_bad_signature_is_at_least_half_of_its_ceiling() {
+        let (budget, now) = lasting(Duration::from_secs(29));
+        let backoff = |random| (budget.retry_at(Cause::BadSignature, 3, now, random) - now).as_millis();
+        assert_eq!([0.0, 0.5, 1.0].map(backoff), [100, 150, 200]);
+    }
 }
