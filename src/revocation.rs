@@ -62,3 +62,21 @@ pub async fn wait_until(time: Option<Instant>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_has_come_is_not_waited_for() {
+        // Between two whole milliseconds, at which timers end.
+        advance(Duration::from_micros(500)).await;
+        assert!(wait_until(Some(Instant::now())).now_or_never().is_some());
+        assert!(wait_until(Some(Instant::now() + Duration::from_millis(1))).now_or_never().is_none());
+    }
+}

@@ -123,6 +123,14 @@ fn a_call_takes_its_round_trips_and_nothing_else() {
 }
 
 #[test]
+fn a_call_keeps_the_limits_of_its_plan() {
+    let plan = Plan { limits: Limits { batch: 2, in_flight: 1, ..Limits::DEPLOYED }, ..quiet(10, None) };
+    let taken = calls(&plan, &[Press::plain(0, 29_000)])[0];
+    // The caller, the index, and five batches one after the other.
+    assert_eq!((taken.status, taken.count, taken.millis), (200, 10, 7 * REQUEST));
+}
+
+#[test]
 fn a_throttling_partition_is_used_well_and_little_is_wasted() {
     let others = 5_000;
     let plan = quiet(others, Some(PARTITION));
