@@ -149,18 +149,14 @@ fn with_hint(cause: Cause, operation: &'static str, table: &Table, code: &str, t
 
 /// What an operator should check when DynamoDB refuses a request or a statement with this code.
 fn hint(code: &str) -> &'static str {
-    match code {
-        "ValidationException" => {
-            "Is token_hash (S) the table's only key, and user_id (S) that of the index USER_ID_INDEX?"
-        }
+    match code.strip_suffix("Exception").unwrap_or(code) {
+        "Validation" => "Is token_hash (S) the table's only key, and user_id (S) that of the index USER_ID_INDEX?",
         "ValidationError" => {
             "Is an item almost 400 KB, so that a revocation does not fit? `sessions check-table` finds it."
         }
-        "ResourceNotFoundException" => "Check SESSIONS_TABLE, USER_ID_INDEX, AWS_REGION and the account.",
-        "AccessDeniedException" => "Compare the function's role with FunctionRole in template.yaml.",
-        "InvalidSignatureException" | "UnrecognizedClientException" | "ExpiredTokenException" => {
-            "Check the credentials and the clock."
-        }
+        "ResourceNotFound" => "Check SESSIONS_TABLE, USER_ID_INDEX, AWS_REGION and the account.",
+        "AccessDenied" => "Compare the function's role with FunctionRole in template.yaml.",
+        "InvalidSignature" | "UnrecognizedClient" | "ExpiredToken" => "Check the credentials and the clock.",
         _ => "The code is explained in the Amazon DynamoDB Developer Guide.",
     }
 }
@@ -305,6 +301,7 @@ mod tests {
             (answer(500, Some("InternalServerError")), Cause::ServerError),
             (answer(503, Some("AccessDeniedException")), Cause::ServerError),
             (answer(502, None), Cause::ServerError),
+            (answer(300, None), Cause::ServerError),
             (answer(200, None), Cause::Unreadable),
             (SdkError::response_error(CANARY, response(200)), Cause::Unreadable),
             (connection(ConnectorError::io(io(io::ErrorKind::ConnectionReset))), Cause::Disconnected),
@@ -331,8 +328,11 @@ mod tests {
     fn the_hint_says_what_to_check() {
         for (code, hint) in [
             ("ValidationException", "USER_ID_INDEX"),
+            ("ValidationError", "400 KB"),
             ("ResourceNotFoundException", "SESSIONS_TABLE"),
             ("AccessDeniedException", "role"),
+            // The code of a statement.
+            ("AccessDenied", "role"),
             ("ExpiredTokenException", "credentials"),
         ] {
             let text = classified(&answer(400, Some(code))).to_string();
