@@ -666,12 +666,13 @@ async fn press_with(world: &World, token: &str, order: Order, mut before: impl A
 }
 
 impl Store {
+    /// A process of a language, with its files as they stand in docs/code.
     pub async fn start(language: &'static str, world: &World) -> Self {
         let (gate, snippet) = prepare(language, world).await;
         Self::run(language, world, gate, &snippet)
     }
 
-    /// The same without the pauses between two looks at the index.
+    /// A process that makes no pause between two looks at the index: with pauses, there are more looks, and too many orders.
     pub async fn without_pauses(language: &'static str, world: &World) -> Self {
         let (gate, snippet) = prepare(language, world).await;
         let file = if language == "python" { "sessions.py" } else { "sessions.mjs" };
@@ -714,7 +715,7 @@ impl Store {
         tokio::select! {
             held = self.gate.next() => {
                 let is_read = ["GetItem", "Scan"].contains(&held.operation.as_str());
-                assert!(!is_read || held.body["ConsistentRead"] == true, "it can show a revoked session as active");
+                assert!(!is_read || held.body["ConsistentRead"] == true, "the read can show a revoked session as active");
                 Err(held)
             }
             line = self.output.next_line() => {
@@ -782,7 +783,7 @@ impl Store {
     }
 }
 
-/// The files of a language, and a gate for their process.
+/// The gate and the files of a process.
 async fn prepare(language: &str, world: &World) -> (Gate, Snippet) {
     let gate = Gate::start(world.database.address).await;
     let snippet = snippet_of(language, &format!("{}-{}", gate.address.port(), world.database.table));
