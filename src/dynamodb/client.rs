@@ -284,6 +284,7 @@ impl Pool {
 mod tests {
     use std::time::Duration;
 
+    use aws_sdk_dynamodb::operation::get_item::GetItemError;
     use tokio::time::advance;
 
     use super::*;
@@ -321,6 +322,23 @@ mod tests {
             assert_eq!(connections.pool().generation, generation);
         }
         assert_eq!(connections.responses.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_replaces_the_others_only_if_they_may_be_dead() {
+        let connections = connections();
+        let table = Table { name: "the-table".to_owned(), index: "the-index".to_owned() };
+        let timeout = Timeout { patience: Duration::from_secs(1), end: Instant::now() + Duration::from_secs(1) };
+        let terms = Terms { operation: "GetItem", table: &table, timeout };
+        let lose = || {
+            let lost: Result<(), SdkError<GetItemError>> = Err(SdkError::timeout_error("no response"));
+            assert!(connections.understood(terms, &connections.pool(), lost).is_err());
+            connections.pool().generation
+        };
+        connections.responded(&connections.pool());
+        assert_eq!(lose(), 0);
+        advance(2 * PROVEN_FOR).await;
+        assert_eq!(lose(), 1);
     }
 
     #[tokio::test(start_paused = true)]
