@@ -344,6 +344,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn credentials_are_renewed_once_for_all_requests_that_were_signed_with_them_and_connections_are_kept() {
         let connections = connections();
+        connections.replace(&connections.pool());
         connections.responded(&connections.pool());
         let old = connections.pool();
         connections.renew_credentials(&old);
