@@ -340,11 +340,6 @@ impl<'de> Visitor<'de> for Value<'_> {
         self.push(string);
         Ok(())
     }
-
-    fn visit_str<E: Error>(self, string: &str) -> Result<(), E> {
-        self.push(string.as_bytes());
-        Ok(())
-    }
 }
 
 #[cfg(test)]
