@@ -18,11 +18,11 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use saphyr::{LoadableYamlNode, Yaml};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use test_support::yaml::resource;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_blocking;
 use tokio_rustls::TlsAcceptor;
@@ -333,22 +333,11 @@ fn tls(trust: &Trust) -> ServerConfig {
 
 /// The table of `template.yaml`.
 fn table<T: DeserializeOwned>() -> T {
-    let template = Yaml::load_from_str(include_str!("../../template.yaml")).expect("template.yaml to be YAML");
-    let properties = json_of(&template[0]["Resources"]["SessionsTable"]["Properties"]);
+    let properties = resource("SessionsTable");
     let wanted = ["BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes"];
     let mut request: HashMap<_, _> = wanted.map(|name| (name, properties[name].clone())).into();
     request.insert("TableName", json!(TABLE));
     parse(&json!(request))
-}
-
-fn json_of(yaml: &Yaml) -> Value {
-    if let Some(mapping) = yaml.as_mapping() {
-        mapping.iter().filter_map(|(key, value)| Some((key.as_str()?.to_owned(), json_of(value)))).collect()
-    } else if let Some(list) = yaml.as_vec() {
-        list.iter().map(json_of).collect()
-    } else {
-        yaml.as_str().map_or(Value::Null, |text| json!(text))
-    }
 }
 
 fn parse<T: DeserializeOwned>(request: &Value) -> T {

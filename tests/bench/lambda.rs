@@ -1,29 +1,19 @@
 //! Lambda as a function sees it: the Runtime API, a process, and less CPU for the handler than for the init.
-//!
-//! Source: "Using the Lambda runtime API" in the AWS Lambda Developer Guide.
 
-use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Collected, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::time::ClockId;
 use nix::unistd::Pid;
-use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use serde_json::Value;
+use test_support::events::{Gateway, delete};
+use test_support::runtime_api::RuntimeApi;
 use tokio::process::{Child, Command};
-use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::dynamodb::token;
@@ -41,10 +31,7 @@ const PERIOD_MICROS: u64 = 20_000;
 /// A running function.
 pub struct Function {
     process: Child,
-    server: JoinHandle<()>,
-    next: mpsc::Receiver<Instant>,
-    events: mpsc::Sender<Value>,
-    answers: mpsc::Receiver<Answer>,
+    runtime_api: RuntimeApi,
 }
 
 /// What one call took, and its answer.
@@ -58,48 +45,24 @@ pub struct Call {
     pub body: Value,
 }
 
-struct Answer {
-    given: Instant,
-    received: Instant,
-    body: Value,
-}
-
-struct Api {
-    next: mpsc::Sender<Instant>,
-    events: Mutex<mpsc::Receiver<Value>>,
-    given: Mutex<Instant>,
-    answers: mpsc::Sender<Answer>,
-}
-
 impl Function {
     /// Starts one, and returns how long it took until it asked for its first event.
     pub async fn start(subject: &Subject) -> Result<(Self, Duration), String> {
-        let (next_sender, next) = mpsc::channel(1);
-        let (events, events_receiver) = mpsc::channel(1);
-        let (answers_sender, answers) = mpsc::channel(1);
-        let api = Arc::new(Api {
-            next: next_sender,
-            events: Mutex::new(events_receiver),
-            given: Mutex::new(Instant::now()),
-            answers: answers_sender,
-        });
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let server = tokio::spawn(serve(listener, api));
+        let runtime_api = RuntimeApi::start(TIMEOUT).await;
         let mut command = Command::new(&subject.command[0]);
         command
             .args(&subject.command[1..])
             .env_clear()
             .envs(subject.variables.iter().cloned())
-            .env("AWS_LAMBDA_RUNTIME_API", address)
+            .env("AWS_LAMBDA_RUNTIME_API", &runtime_api.address)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log().map_or(Stdio::null(), Stdio::from))
             .kill_on_drop(true);
         let begin = Instant::now();
         let process = command.spawn().map_err(|error| format!("it does not start: {error}"))?;
-        let mut function = Self { process, server, next, events, answers };
-        let ready = function.next_asked().await?;
+        let mut function = Self { process, runtime_api };
+        let ready = function.asked().await?;
         Ok((function, ready - begin))
     }
 
@@ -117,16 +80,16 @@ impl Function {
     pub async fn invoke(&mut self, others: usize) -> Result<Call, String> {
         let clock = self.cpu_clock()?;
         let cpu = now(clock);
-        self.events.send(event(&token(others, 0))).await.map_err(|_| "the runtime API has ended")?;
-        let answer = tokio::select! {
-            answer = timeout(PATIENCE, self.answers.recv()) => answer.ok().flatten().ok_or("no answer")?,
+        let outcome = tokio::select! {
+            outcome = timeout(PATIENCE, self.runtime_api.invoke(event(others))) => outcome.map_err(|_| "no answer")?,
             status = self.process.wait() => return Err(format!("it has ended by itself: {status:?}")),
         };
-        self.next_asked().await?;
+        self.asked().await?;
         let cpu = now(clock).saturating_sub(cpu);
-        let body = serde_json::from_str(answer.body["body"].as_str().unwrap_or_default()).unwrap_or_default();
-        let status = answer.body["statusCode"].as_u64();
-        Ok(Call { time: answer.received - answer.given, cpu, status, body })
+        let answer = outcome.answer.unwrap_or_default();
+        let body = serde_json::from_str(answer["body"].as_str().unwrap_or_default()).unwrap_or_default();
+        let status = answer["statusCode"].as_u64();
+        Ok(Call { time: outcome.received - outcome.given, cpu, status, body })
     }
 
     /// Stops the process between two calls, as Lambda does.
@@ -143,7 +106,6 @@ impl Function {
     pub async fn terminate(mut self) -> Result<(), String> {
         self.signal(Signal::SIGTERM)?;
         let ended = timeout(PATIENCE, self.process.wait()).await;
-        self.server.abort();
         ended.map(drop).map_err(|_| "it does not end".to_owned())
     }
 
@@ -156,12 +118,11 @@ impl Function {
 
     pub async fn stop(mut self) {
         let _ = self.process.kill().await;
-        self.server.abort();
     }
 
-    async fn next_asked(&mut self) -> Result<Instant, String> {
+    async fn asked(&mut self) -> Result<Instant, String> {
         tokio::select! {
-            next = timeout(PATIENCE, self.next.recv()) => next.ok().flatten().ok_or("it asks for no event".to_owned()),
+            asked = timeout(PATIENCE, self.runtime_api.asked()) => asked.map_err(|_| "it asks for no event".to_owned()),
             status = self.process.wait() => Err(format!("it has ended by itself: {status:?}")),
         }
     }
@@ -188,62 +149,18 @@ fn now(clock: ClockId) -> Duration {
     clock.now().map(Duration::from).unwrap_or_default()
 }
 
-async fn serve(listener: TcpListener, api: Arc<Api>) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let _ = stream.set_nodelay(true);
-        let api = Arc::clone(&api);
-        tokio::spawn(async move {
-            let service = service_fn(|request| respond(&api, request));
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
-}
-
-async fn respond(api: &Api, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    if request.uri().path().ends_with("/next") {
-        let _ = api.next.send(Instant::now()).await;
-        let Some(event) = api.events.lock().await.recv().await else { std::future::pending().await };
-        let deadline = (SystemTime::now() + TIMEOUT).duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let response = Response::builder()
-            .header("content-type", "application/json")
-            .header("lambda-runtime-aws-request-id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd")
-            .header("lambda-runtime-deadline-ms", deadline.as_millis().to_string())
-            .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:f")
-            .header("lambda-runtime-trace-id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0")
-            .body(Full::new(Bytes::from(event.to_string())))
-            .expect("a response");
-        *api.given.lock().await = Instant::now();
-        return Ok(response);
-    }
-    let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
-    let received = Instant::now();
-    let given = *api.given.lock().await;
-    let _ = api.answers.send(Answer { given, received, body: serde_json::from_slice(&body).unwrap_or_default() }).await;
-    Ok(Response::builder().status(202).body(Full::new(Bytes::from("{\"status\":\"OK\"}"))).expect("a response"))
-}
-
-/// From an HTTP API.
-fn event(token: &str) -> Value {
-    json!({
-        "version": "2.0", "routeKey": "DELETE /auth/sessions", "rawPath": "/auth/sessions", "rawQueryString": "",
-        "headers": {
-            "accept": "application/json", "host": "apis.example.com", "user-agent": "curl/8.14.1",
-            "x-amzn-trace-id": "Root=1-6560c1a0-2f6a1b3c4d5e6f7a8b9c0d1e", "x-forwarded-for": "203.0.113.7",
-            "x-forwarded-port": "443", "x-forwarded-proto": "https", "x-session-token": token,
-        },
-        "requestContext": {
-            "accountId": "123456789012", "apiId": "a1b2c3d4e5", "domainName": "apis.example.com",
-            "domainPrefix": "apis",
-            "http": {
-                "method": "DELETE", "path": "/auth/sessions", "protocol": "HTTP/1.1", "sourceIp": "203.0.113.7",
-                "userAgent": "curl/8.14.1",
-            },
-            "requestId": "0a1b2c3d-0011-4e5f-8a9b-0c1d2e3f4a5b", "routeKey": "DELETE /auth/sessions",
-            "stage": "$default", "time": "23/Nov/2026:12:00:00 +0000", "timeEpoch": 1_795_435_200_000_u64,
-        },
-        "isBase64Encoded": false,
-    })
+/// The event of an HTTP API, with the headers that a client and the gateway add.
+fn event(others: usize) -> Vec<u8> {
+    let request = delete()
+        .through(Gateway::Http)
+        .token(&token(others, 0))
+        .header("Accept", "application/json")
+        .header("User-Agent", "curl/8.14.1")
+        .header("X-Amzn-Trace-Id", "Root=1-6560c1a0-2f6a1b3c4d5e6f7a8b9c0d1e")
+        .header("X-Forwarded-For", "203.0.113.7")
+        .header("X-Forwarded-Port", "443")
+        .header("X-Forwarded-Proto", "https");
+    request.into_event().to_string().into_bytes()
 }
 
 /// A group of processes that share a part of one core.

@@ -12,7 +12,7 @@
 //! then `make bench COMPARE="/tmp/before target/release/disable-my-other-sessions"`. To compare instructions, do the same with
 //! builds that have symbols, such as `target/callgrind/release/disable-my-other-sessions`, and `BENCH=instructions`.
 //!
-//! Read on in `lambda.rs` (the function's process and the Runtime API), `dynamodb.rs` (the database, TLS, latency, limits),
+//! Read on in `lambda.rs` (the function's process, as Lambda runs it), `dynamodb.rs` (the database, TLS, latency, limits),
 //! `subjects.rs` (what is run), `measure.rs` (in which order), `instructions.rs` (callgrind) and `report.rs` (what becomes of
 //! it).
 

@@ -174,7 +174,8 @@ async fn the_log_line_of_a_request_has_what_was_done_and_its_metrics() {
             "level": "INFO", "message": "request served", "FunctionName": "disable-my-other-sessions",
             "Outcome": "revoked", "Requests": 1, "SessionsRevoked": 30, "DynamoDBRetries": 2, "status": 200,
             "request": "first", "lambda_request": "lambda-request-id",
-            "trace": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700", "cold_start": true, "session": "caller",
+            "trace": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0",
+            "cold_start": true, "session": "caller",
             "looks": 2, "pages": 2, "writes": 3,
             // Both looks at the index read all 31 entries, revoked or not.
             "entries": 62,

@@ -32,7 +32,7 @@ pub use proxy::{Action, Proxy};
 pub use test_support::answer::Answer;
 pub use test_support::database::{Database, Row, Session, n, now, s, sessions_of};
 pub use test_support::events::{Gateway, delete};
-pub use test_support::{database, demo, events, gateway, role, yaml};
+pub use test_support::{database, demo, events, gateway, role, runtime_api, yaml};
 
 /// Reads an event as the runtime does, which ignores what follows it.
 pub fn read_event(event: &[u8]) -> serde_json::Result<Event> {
@@ -99,7 +99,7 @@ impl World {
             Store::new(Connections::new(self.sdk_config.clone(), client::http_client), self.config.table.clone());
         let mut service = Handler::new(self.config.clone(), store, SystemTime::now).into_service();
         let mut context = Context::default();
-        context.request_id = runtime::request_id(self.invocations.fetch_add(1, Ordering::Relaxed));
+        context.request_id = runtime_api::request_id(self.invocations.fetch_add(1, Ordering::Relaxed));
         let deadline = (SystemTime::now() + self.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
         context.deadline = deadline.as_millis().try_into().expect("milliseconds");
         let event = read_event(event).expect("an event of a gateway");
