@@ -22,7 +22,7 @@ pub struct RuntimeApi {
     asked: mpsc::UnboundedReceiver<Instant>,
     events: mpsc::Sender<Vec<u8>>,
     outcomes: mpsc::Receiver<Outcome>,
-    /// It ends with this.
+    /// The server ends when this is dropped.
     _server: JoinSet<()>,
 }
 
@@ -36,7 +36,7 @@ pub struct Outcome {
     pub answer: Result<Value, Value>,
 }
 
-/// What the requests of the process need.
+/// What answers to the requests of the process are made of.
 struct Requests {
     /// How long an invocation may take.
     timeout: Duration,
