@@ -1,4 +1,4 @@
-//! Lambda as a function sees it: the Runtime API, a process, and less CPU for the handler than for the init.
+//! Lambda as a function sees it: a process under a Runtime API, with less CPU for the handler than for the init.
 
 use std::fs::{self, File};
 use std::io;

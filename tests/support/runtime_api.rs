@@ -26,18 +26,18 @@ pub struct RuntimeApi {
     _server: JoinSet<()>,
 }
 
-/// What came of an invocation.
+/// How an invocation ended, and when, so that the bench can measure it.
 pub struct Outcome {
     /// When the process got the event.
     pub given: Instant,
-    /// When its answer was complete.
+    /// When the whole answer had arrived.
     pub received: Instant,
-    /// What it answered, or the error that it reported for the invocation.
+    /// The answer of the process to the event, or the error that the process reported for the invocation.
     pub answer: Result<Value, Value>,
 }
 
-/// What answers to the requests of the process are made of.
-struct Requests {
+/// What all connections of the process share: a process may open a new one for each request.
+struct State {
     /// How long an invocation may take.
     timeout: Duration,
     asked: mpsc::UnboundedSender<Instant>,
@@ -59,7 +59,7 @@ impl RuntimeApi {
         let (asked_sender, asked) = mpsc::unbounded_channel();
         let (events, events_receiver) = mpsc::channel(1);
         let (outcomes_sender, outcomes) = mpsc::channel(1);
-        let requests = Requests {
+        let state = State {
             timeout,
             asked: asked_sender,
             events: tokio::sync::Mutex::new(events_receiver),
@@ -69,7 +69,7 @@ impl RuntimeApi {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, Arc::new(requests)));
+        server.spawn(serve(listener, Arc::new(state)));
         Self { address, asked, events, outcomes, _server: server }
     }
 
@@ -90,25 +90,25 @@ pub fn request_id(number: usize) -> String {
     if number == 0 { "lambda-request-id".to_owned() } else { format!("lambda-request-id-{number}") }
 }
 
-async fn serve(listener: TcpListener, requests: Arc<Requests>) {
+async fn serve(listener: TcpListener, state: Arc<State>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        let requests = Arc::clone(&requests);
+        let state = Arc::clone(&state);
         tokio::spawn(async move {
-            let service = service_fn(|request| respond(&requests, request));
+            let service = service_fn(|request| respond(&state, request));
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn respond(requests: &Requests, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn respond(state: &State, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let path = request.uri().path().to_owned();
     if path.ends_with("/next") {
-        let _ = requests.asked.send(Instant::now());
-        let Some(event) = requests.events.lock().await.recv().await else { std::future::pending().await };
-        let deadline = (SystemTime::now() + requests.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let mut invocation = requests.invocation.lock().expect("a lock");
+        let _ = state.asked.send(Instant::now());
+        let Some(event) = state.events.lock().await.recv().await else { std::future::pending().await };
+        let deadline = (SystemTime::now() + state.timeout).duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        let mut invocation = state.invocation.lock().expect("a lock");
         let response = Response::builder()
             .header("content-type", "application/json")
             .header("lambda-runtime-aws-request-id", request_id(invocation.number))
@@ -121,9 +121,9 @@ async fn respond(requests: &Requests, request: Request<Incoming>) -> Result<Resp
     }
     let body = request.into_body().collect().await?.to_bytes();
     let received = Instant::now();
-    let given = requests.invocation.lock().expect("a lock").given;
+    let given = state.invocation.lock().expect("a lock").given;
     let body = serde_json::from_slice(&body).expect("JSON");
     let answer = if path.ends_with("/response") { Ok(body) } else { Err(body) };
-    let _ = requests.outcomes.send(Outcome { given, received, answer }).await;
+    let _ = state.outcomes.send(Outcome { given, received, answer }).await;
     Ok(Response::builder().status(202).body(Full::from("{\"status\":\"OK\"}")).expect("a response"))
 }
